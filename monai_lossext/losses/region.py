@@ -1,0 +1,267 @@
+"""Region losses: functions of the soft confusion counts TP, FP, FN and TN of each sample and class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .base import OverlapLoss, Reading, RegionLoss, mean, non_negative
+from .counts import Counts, held
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .base import OverlapOptions, RegionOptions
+
+
+class SoftDiceLoss(OverlapLoss):
+    r"""One minus the soft Dice coefficient.
+
+    .. math:: L_c = 1 - \frac{2\,TP + s}{2\,TP + FP + FN + s}
+                  = 1 - \frac{2 \sum_i p_i g_i + s}{\sum_i p_i + \sum_i g_i + s}
+
+    The first choice for objects that are small in the image: it does not depend on the number of true negatives and
+    weighs false positives and false negatives alike.
+
+    Args:
+        squared_pred: sum squares of predictions and targets in the denominator (V-Net). Equal for binary predictions;
+            for soft ones the gradient vanishes at p = g, where the plain form still pushes p to 0 or 1.
+
+    Takes also the arguments of :class:`.OverlapLoss`.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); absent class: the mean predicted probability.
+
+    Source: Milletari et al. 2016 (squared); Jadon 2020, Eq. 8, arXiv:2006.14822; Eelbode et al. 2020, Eq. 11-12,
+    doi:10.1109/TMI.2020.3002417. Jadon prints it without the sums over voxels.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import SoftDiceLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(SoftDiceLoss()(p, g).item(), 4)
+        0.2778
+    """
+
+    def __init__(self, *args: Any, squared_pred: bool = False, **options: Unpack[OverlapOptions]) -> None:
+        super().__init__(*args, **options)
+        self.squared_pred = self.squares = squared_pred
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return one minus the Dice coefficient, (B, C)."""
+        return 1 - self.ratio(2 * counts.tp, counts.size(self.squared_pred))
+
+
+class SoftJaccardLoss(OverlapLoss):
+    r"""One minus the soft Jaccard index (intersection over union).
+
+    .. math:: L_c = 1 - \frac{2\,TP + s}{2\,(TP + FP + FN) + s}
+
+    Ranks predictions like Dice and punishes small overlaps more evenly; use it when the Jaccard index is the score.
+
+    Args:
+        squared_pred: use sums of squares for the sizes of prediction and target, :math:`\sum p^2 + \sum g^2 - TP`.
+
+    Takes also the arguments of :class:`.OverlapLoss`.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); absent class: the mean predicted probability.
+
+    Source: Eelbode et al. 2020, Eq. 13, doi:10.1109/TMI.2020.3002417; Ma 2020, Eq. 9, arXiv:2005.13449, which sums
+    over the classes inside the ratio. The smoothing stands where MONAI's ``DiceLoss(jaccard=True)`` has it.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import SoftJaccardLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(SoftJaccardLoss()(p, g).item(), 4)
+        0.4348
+    """
+
+    def __init__(self, *args: Any, squared_pred: bool = False, **options: Unpack[OverlapOptions]) -> None:
+        super().__init__(*args, **options)
+        self.squared_pred = self.squares = squared_pred
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return one minus the Jaccard index, (B, C)."""
+        return 1 - self.ratio(2 * counts.tp, 2 * (counts.size(self.squared_pred) - counts.tp))
+
+
+class SoftTverskyLoss(OverlapLoss):
+    r"""One minus the soft Tversky index, which weighs false positives and false negatives apart.
+
+    .. math:: L_c = 1 - \frac{TP + s}{TP + \alpha\,FP + \beta\,FN + s}
+
+    Raise ``beta`` above ``alpha`` when missed foreground costs more than false alarms (high recall), and the reverse
+    for high precision. (0.5, 0.5) is Dice, (1, 1) is Jaccard.
+
+    Args:
+        alpha: weight of false positives, at least 0.
+        beta: weight of false negatives, at least 0.
+
+    Takes also the arguments of :class:`.OverlapLoss`.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); absent class: the mean predicted probability.
+
+    Source: Eelbode et al. 2020, Eq. 6 and 14, doi:10.1109/TMI.2020.3002417; Jadon 2020, Eq. 9-10, arXiv:2006.14822,
+    with its beta on FP and 1 - beta on FN; Ma 2020, Eq. 10, arXiv:2005.13449, where the "1 -" is missing.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import SoftTverskyLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(SoftTverskyLoss(alpha=0.3, beta=0.7)(p, g).item(), 4)
+        0.3085
+    """
+
+    def __init__(self, *args: Any, alpha: float = 0.5, beta: float = 0.5, **options: Unpack[OverlapOptions]) -> None:
+        super().__init__(*args, **options)
+        self.alpha, self.beta = non_negative(alpha=alpha), non_negative(beta=beta)
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return one minus the Tversky index, (B, C)."""
+        return 1 - self.ratio(counts.tp, counts.tp + self.alpha * counts.fp + self.beta * counts.fn)
+
+
+class LogCoshDiceLoss(OverlapLoss):
+    r"""Logarithm of the hyperbolic cosine of the soft Dice loss.
+
+    .. math:: L_c = \log \cosh (D_c), \qquad D_c = 1 - \frac{2\,TP + s}{2\,TP + FP + FN + s}
+
+    The Dice loss with a gradient damped by :math:`\tanh D \le 0.762` that fades out as the overlap becomes good. It
+    ranks predictions exactly as Dice does, and it is not convex in the predictions, as is sometimes said.
+
+    Args:
+        squared_pred: sums of squares for the sizes of prediction and target.
+        jaccard: put the soft Jaccard loss in the place of the Dice loss.
+
+    Takes also the arguments of :class:`.OverlapLoss`.
+
+    Range: [0, 0.4338]; perfect 0, disjoint 0.4338; absent class: the mean predicted probability.
+
+    Source: Jadon 2020, Eq. 32, arXiv:2006.14822; taken per class, then reduced.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import LogCoshDiceLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(LogCoshDiceLoss()(p, g).item(), 4)
+        0.0381
+    """
+
+    def __init__(
+        self, *args: Any, squared_pred: bool = False, jaccard: bool = False, **options: Unpack[OverlapOptions]
+    ) -> None:
+        super().__init__(*args, **options)
+        self.squared_pred = self.squares = squared_pred
+        self.jaccard = jaccard
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return log cosh of the Dice (or Jaccard) loss, (B, C)."""
+        size = counts.size(self.squared_pred)
+        return log_cosh(1 - self.ratio(2 * counts.tp, 2 * (size - counts.tp) if self.jaccard else size))
+
+
+class MatthewsCorrelationLoss(RegionLoss):
+    r"""One minus the soft Matthews correlation coefficient.
+
+    .. math:: L_c = 1 - \frac{TP \cdot TN - FP \cdot FN}{\sqrt{(TP + FP)(TP + FN)(TN + FP)(TN + FN)}}
+
+    The only region loss here that rewards true negatives: swapping foreground and background does not change it.
+
+    Args:
+        smooth: number of voxels, at least 0, added to TP and to TN as if prediction and target agreed on them.
+            Raise it to 0.01-1 when many images are empty; large values favour empty predictions of small objects.
+        multiclass: one value for all classes together, Gorodkin's :math:`R_K`, in the place of the mean over
+            one-against-the-rest coefficients. Needs probabilities that add up to 1 over the classes.
+
+    Takes also the arguments of :class:`.RegionLoss`. ``empty`` treats a class that fills the whole sample in the same
+    way as an absent one, with the mean of 1 - p.
+
+    Range: [0, 2]; perfect 0, inverted 2, constant prediction 1; absent class: the mean predicted probability; class
+    without background: the mean of 1 - p. With ``multiclass`` the worst value depends on the classes.
+
+    Raises:
+        ValueError: with ``multiclass=True``, for an option or a target that belongs to single classes
+            (``include_background=False``, ``sigmoid``, ``weight``, a mask with channels, partial labels).
+
+    Source: Abhishek and Hamarneh 2021, Eq. 3-7, doi:10.1109/ISBI48211.2021.9433782; Gorodkin 2004 for :math:`R_K`. The
+    gradient that the paper prints (Eq. 8-9) has two errors and is not used. The coefficient is computed from fractions
+    of voxels, so that nothing overflows.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import MatthewsCorrelationLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(MatthewsCorrelationLoss()(p, g).item(), 4)
+        0.4897
+    """
+
+    def __init__(
+        self, *args: Any, smooth: float = 1e-5, multiclass: bool = False, **options: Unpack[RegionOptions]
+    ) -> None:
+        super().__init__(*args, **options)
+        self.smooth = non_negative(smooth=smooth)
+        self.multiclass = multiclass
+        if multiclass and (self.sigmoid or not self.include_background or self.weight is not None):
+            raise ValueError(
+                "multiclass=True joins all classes, whose probabilities add up to 1: it takes neither sigmoid=True nor "
+                f"include_background=False nor weight, got sigmoid={self.sigmoid}, "
+                f"include_background={self.include_background}, weight={self.weight}."
+            )
+
+    def read(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Reading:
+        """Check input and target; ``multiclass`` needs all classes in every voxel that counts."""
+        reading = super().read(input, target, mask)
+        if self.multiclass:
+            channels, of_mask = reading.input.shape[1], 1 if reading.mask is None else reading.mask.shape[1]
+            if channels == 1 or of_mask > 1 or reading.classes is not None:
+                raise ValueError(
+                    "multiclass=True needs at least 2 channels, a mask with 1 channel and no partial labels, got "
+                    f"{channels} channel(s), a mask with {of_mask} and classes={reading.classes}."
+                )
+        return reading
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return one minus the coefficient, (B, C), or with ``multiclass`` (B, 1)."""
+        if self.multiclass:
+            return self._joined(counts)
+        n = counts.n + 2 * self.smooth
+        tp, tn = mean(counts.tp + self.smooth, n), mean(counts.tn + self.smooth, n)
+        fp, fn = mean(counts.fp, n), mean(counts.fn, n)
+        return _one_minus_correlation(tp * tn - fp * fn, (tp + fp) * (tn + fn), (tp + fn) * (tn + fp), fp + fn)
+
+    def _joined(self, counts: Counts) -> Tensor:
+        n = counts.n + counts.n.shape[1] * self.smooth
+        predicted, actual = mean(counts.p + self.smooth, n), mean(counts.g + self.smooth, n)
+        right = mean(counts.tp + self.smooth, n).sum(1, keepdim=True)
+        covariance = right - (predicted * actual).sum(1, keepdim=True)
+        spread_predicted = (predicted * held(1 - predicted, 0.0)).sum(1, keepdim=True)
+        spread_actual = (actual * held(1 - actual, 0.0)).sum(1, keepdim=True)
+        return _one_minus_correlation(covariance, spread_predicted, spread_actual, 1 - right)
+
+    def undecided(self, counts: Counts) -> list[tuple[Tensor, Tensor]]:
+        """Return classes without foreground and classes without background, with the mean wrong probability."""
+        full = counts.n - counts.g <= 1e-12 * counts.n
+        wrong = mean(counts.fn, counts.n)
+        if self.multiclass:
+            only = full & (counts.g > 0)
+            return [(only.any(1, keepdim=True), torch.where(only, wrong, 0.0).sum(1, keepdim=True))]
+        return [*super().undecided(counts), (full & (counts.g > 0), wrong)]
+
+
+def log_cosh(x: Tensor) -> Tensor:
+    """Return log(cosh(x)) without cancellation near 0 and without overflow far from it."""
+    near = x.abs() <= 1
+    small = torch.log1p(2 * torch.sinh(torch.where(near, x, 0.0) / 2).square())
+    return torch.where(near, small, x.abs() + torch.nn.functional.softplus(-2 * x.abs()) - math.log(2))
+
+
+def _one_minus_correlation(covariance: Tensor, spread_p: Tensor, spread_g: Tensor, wrong: Tensor) -> Tensor:
+    """Return 1 - covariance / sqrt(spread_p * spread_g); where that is 0 / 0, 1, or 0 if nothing is wrong."""
+    square = spread_p * spread_g
+    defined = square != 0
+    loss = 1 - covariance / torch.where(defined, square, 1.0).sqrt()
+    return torch.where(defined, loss, (wrong > 0).to(loss))
