@@ -1,0 +1,52 @@
+"""Checks that tests/losses/test_contract.py applies to the losses, and test_mutants.py to deliberately wrong ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_lossext.losses import SegmentationLoss
+
+from . import cases
+from .oracles import ROWS, oracle, oracle_gradient
+
+
+def equals_oracle(
+    cls: type[SegmentationLoss],
+    options: dict[str, Any],
+    x: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    classes: Tensor | None = None,
+    name: str | None = None,
+) -> None:
+    """Assert that value and gradient equal those of the numpy oracle of ``name`` (default: of the class)."""
+    name = name or cls.__name__
+    label: Any = target if classes is None else {"label": target, "classes": classes}
+    value, gradient = cases.value_and_gradient(cls(**options), x, label, mask)
+    arrays = [x.numpy(), target.numpy(), *(None if t is None else t.numpy() for t in (mask, classes))]
+    tolerance = ROWS[name].tolerance
+    np.testing.assert_allclose(value.numpy(), oracle(name, options, *arrays), rtol=tolerance, atol=1e-12)
+    expected = oracle_gradient(name, options, *arrays)
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6, atol=2e-10 * max(1.0, np.abs(expected).max()))
+
+
+def pushes_towards_target(cls: type[SegmentationLoss]) -> None:
+    """Assert that from an undecided prediction the gradient raises the foreground and lowers the background."""
+    target = cases.binary(2, 5, 4)
+    value, gradient = cases.value_and_gradient(cls(sigmoid=True), torch.zeros(2, 1, 5, 4), target)
+    assert (gradient[target == 1] < 0).all()
+    assert (gradient[target == 0] > 0).all()
+    better = cls(sigmoid=True)(torch.zeros(2, 1, 5, 4) - gradient, target)
+    assert better < value
+
+
+def ignores_masked_voxels(cls: type[SegmentationLoss]) -> None:
+    """Assert that masking out voxels equals cutting them away."""
+    x, target = cases.logits(1, 1, 8), cases.binary(1, 8)
+    mask = torch.ones(1, 1, 8)
+    mask[..., 5:] = 0
+    torch.testing.assert_close(cls(sigmoid=True)(x, target, mask), cls(sigmoid=True)(x[..., :5], target[..., :5]))

@@ -1,0 +1,176 @@
+"""Independent float64 numpy oracle: one formula a loss, and one slow, literal pipeline around it.
+
+Nothing here imports the package's own arithmetic. A formula sees one sample and class: voxel vectors ``p`` and ``g``
+and weights ``w``; a joining formula sees the matrices (C, n). Gradients are central differences of the oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+Array = np.ndarray
+
+
+def _confusion(p: Array, g: Array, w: Array) -> tuple[float, float, float, float]:
+    return (w * p * g).sum(), (w * p * (1 - g)).sum(), (w * (1 - p) * g).sum(), (w * (1 - p) * (1 - g)).sum()
+
+
+def _divide(a: float, b: float, otherwise: float) -> float:
+    return a / b if b else otherwise
+
+
+def dice(p: Array, g: Array, w: Array, squared_pred: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5):
+    e = 2 if squared_pred else 1
+    return 1 - _divide(2 * (w * p * g).sum() + smooth_nr, (w * p**e).sum() + (w * g**e).sum() + smooth_dr, 1)
+
+
+def jaccard(p: Array, g: Array, w: Array, squared_pred: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5):
+    if squared_pred:
+        union = (w * p**2).sum() + (w * g**2).sum() - (w * p * g).sum()
+    else:
+        union = sum(_confusion(p, g, w)[:3])
+    return 1 - _divide(2 * (w * p * g).sum() + smooth_nr, 2 * union + smooth_dr, 1)
+
+
+def tversky(
+    p: Array,
+    g: Array,
+    w: Array,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+):
+    tp, fp, fn, _ = _confusion(p, g, w)
+    return 1 - _divide(tp + smooth_nr, tp + alpha * fp + beta * fn + smooth_dr, 1)
+
+
+def log_cosh_dice(p: Array, g: Array, w: Array, jaccard: bool = False, **own: Any):
+    return np.log(np.cosh((globals()["jaccard"] if jaccard else dice)(p, g, w, **own)))
+
+
+def matthews(p: Array, g: Array, w: Array, smooth: float = 1e-5):
+    tp, fp, fn, tn = _confusion(p, g, w)
+    tp, tn = tp + smooth, tn + smooth
+    root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return 1 - (tp * tn - fp * fn) / root if root else float(fp + fn > 0)
+
+
+def gorodkin(p: Array, g: Array, w: Array, smooth: float = 1e-5):
+    confusion = np.einsum("kn,ln,n->kl", g, p, w) + smooth * np.eye(len(p))
+    n, t, q = confusion.sum(), confusion.sum(1), confusion.sum(0)
+    root = np.sqrt((n**2 - (q**2).sum()) * (n**2 - (t**2).sum()))
+    return 1 - (np.trace(confusion) * n - (t * q).sum()) / root if root else float(np.trace(confusion) < n)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the contract suite knows of one loss besides its catalogue entry.
+
+    ``variants`` are own arguments, each of which must change the value; ``joined`` is the formula that sees all
+    classes at once, chosen by an own argument of that name.
+    """
+
+    formula: Callable[..., float]
+    variants: tuple[dict[str, Any], ...] = ()
+    joined: tuple[str, Callable[..., float]] | None = None
+    full_is_undecided: bool = False
+    tolerance: float = 1e-9
+
+
+SQUARED = {"squared_pred": True}
+ROWS: dict[str, Row] = {
+    "SoftDiceLoss": Row(dice, (SQUARED, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
+    "SoftJaccardLoss": Row(jaccard, (SQUARED, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
+    "SoftTverskyLoss": Row(tversky, ({"alpha": 0.2}, {"beta": 0.9}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
+    "LogCoshDiceLoss": Row(log_cosh_dice, (SQUARED, {"jaccard": True}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
+    "MatthewsCorrelationLoss": Row(
+        matthews, ({"smooth": 1.0}, {"multiclass": True}), joined=("multiclass", gorodkin), full_is_undecided=True
+    ),
+}
+
+SHARED = {"include_background", "to_onehot_y", "sigmoid", "softmax", "other_act"}
+SHARED |= {"reduction", "batch", "weight", "ignore_index", "empty", "distributed"}
+
+
+def _probabilities(z: Array, options: dict[str, Any]) -> Array:
+    if options.get("sigmoid"):
+        return 1 / (1 + np.exp(-z))
+    if options.get("softmax") and z.shape[1] > 1:
+        e = np.exp(z - z.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+    if options.get("other_act"):
+        return options["other_act"](torch.from_numpy(z)).numpy()
+    return z
+
+
+def oracle(
+    name: str, options: dict[str, Any], z: Array, target: Array, mask: Array | None = None, classes: Array | None = None
+) -> Array | float:
+    """Compute the loss ``name(**options)`` for logits ``z`` (B, C, *S) literally, one sample and class at a time."""
+    row, b, c = ROWS[name], z.shape[0], z.shape[1]
+    own = {key: value for key, value in options.items() if key not in SHARED}
+    z = z.reshape(b, c, -1).astype(np.float64)
+    t = target.reshape(b, -1, z.shape[2]).astype(np.float64)
+    w = np.ones_like(z) if mask is None else np.broadcast_to(mask.reshape(b, -1, z.shape[2]), z.shape).astype(float)
+    ignore = options.get("ignore_index")
+    if options.get("to_onehot_y") and c > 1:
+        if ignore is not None:
+            w = w * (t != ignore)
+        g = np.stack([(t[:, 0] == k) for k in range(c)], 1).astype(float)
+    else:
+        g = t
+        if ignore is not None:
+            inside = c > 1 and 0 <= ignore < c
+            w = w * (t[:, ignore : ignore + 1] <= 0.5 if inside else t != ignore)
+    p = _probabilities(np.where(w == 0, 0.0, z) if not options.get("softmax") else z, options)
+    if classes is not None:
+        w = w * classes[:, :, None]
+    if options.get("batch"):
+        p, g, w = (np.concatenate(list(x), axis=-1)[None] for x in (p, g, w))
+    start = 1 if not options.get("include_background", True) and c > 1 else 0
+    p, g, w = p[:, start:], g[:, start:], w[:, start:]
+    joined = row.joined if row.joined and own.pop(row.joined[0], False) else None
+
+    weight = options.get("weight")
+    weight = np.ones(p.shape[1]) if weight is None else np.broadcast_to(np.asarray(weight, float), (p.shape[1],))
+    rule = options.get("empty", "penalize")
+    values = np.full((p.shape[0], 1 if joined else p.shape[1]), np.nan)
+    for i in range(p.shape[0]):
+        for k in range(values.shape[1]):
+            n = w[i, k].sum()
+            if not n:
+                continue
+            if joined:
+                full = [j for j in range(p.shape[1]) if (w[i, j] * g[i, j]).sum() >= n]
+                value = joined[1](p[i], g[i], w[i, 0], **own)
+                empty, wrong = bool(full), (w[i, full[0]] * (1 - p[i, full[0]])).sum() / n if full else 0.0
+            else:
+                size = (w[i, k] * g[i, k]).sum()
+                value = row.formula(p[i, k], g[i, k], w[i, k], **own)
+                full_one = row.full_is_undecided and size >= n
+                empty = size == 0 or full_one
+                wrong = (w[i, k] * (1 - p[i, k] if full_one else p[i, k])).sum() / n
+            if empty and rule == "skip":
+                continue
+            values[i, k] = weight[k] * (wrong if empty and rule == "penalize" else value)
+    if options.get("reduction", "mean") == "none":
+        return np.nan_to_num(values)
+    total, counted = np.nansum(values), (~np.isnan(values)).sum()
+    return total if options.get("reduction") == "sum" else total / max(counted, 1)
+
+
+def oracle_gradient(name: str, options: dict[str, Any], z: Array, target: Array, *rest: Array | None) -> Array:
+    """Return the derivative of the summed oracle with respect to ``z`` by central differences of fourth order."""
+    step, gradient = 1e-4, np.zeros_like(z)
+    for index in np.ndindex(*z.shape):
+        for multiple, factor in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
+            shifted = z.copy()
+            shifted[index] += multiple * step
+            gradient[index] += factor / (12 * step) * np.sum(oracle(name, options, shifted, target, *rest))
+    return gradient

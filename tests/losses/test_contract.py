@@ -1,0 +1,475 @@
+"""The contract that every loss of the catalogue keeps. A new loss costs a catalogue entry and a row in oracles.py."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from monai_lossext.losses import MatthewsCorrelationLoss, SegmentationLoss, SoftDiceLoss
+
+from . import cases, checks
+from .oracles import ROWS, oracle
+
+every_loss = pytest.mark.parametrize("cls", cases.CLASSES, ids=lambda cls: cls.__name__)
+MULTI = {"softmax": True, "to_onehot_y": True}
+
+
+def variants(cls: type[SegmentationLoss]) -> list[dict[str, Any]]:
+    return [{}, *ROWS[cls.__name__].variants]
+
+
+# ------------------------------------------------------------------------------------------------ values and gradients
+
+
+@every_loss
+@pytest.mark.parametrize("shape", cases.SHAPES, ids=str)
+def test_softmax_with_index_labels_equals_the_oracle(cls, shape):
+    for own in variants(cls):
+        checks.equals_oracle(cls, {**MULTI, **own}, cases.logits(*shape), cases.indices(*shape))
+
+
+@every_loss
+@pytest.mark.parametrize("shape", cases.SINGLE_SHAPES, ids=str)
+def test_sigmoid_with_binary_masks_equals_the_oracle(cls, shape):
+    for own in variants(cls):
+        if "multiclass" not in own:
+            checks.equals_oracle(
+                cls, {"sigmoid": True, **own}, cases.logits(*shape), cases.binary(shape[0], *shape[2:])
+            )
+
+
+@every_loss
+@pytest.mark.parametrize("kind", ["one-hot", "soft"])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "other_act", "none"])
+def test_targets_in_channels_equal_the_oracle(cls, kind, activation):
+    shape = (2, 3, 4, 3)
+    x = cases.logits(*shape)
+    if activation == "none":
+        x = x.sigmoid()
+    target = cases.one_hot(cases.indices(*shape), 3)
+    if kind == "soft":
+        target = (0.8 * target + 0.2 * torch.rand(shape, generator=torch.Generator().manual_seed(5))).float()
+    options = {"other_act": {"other_act": squash}, "none": {}}.get(activation, {activation: True})
+    for own in variants(cls):
+        if "multiclass" not in own:
+            checks.equals_oracle(cls, {**options, **own}, x, target)
+
+
+def squash(x: torch.Tensor) -> torch.Tensor:
+    return 0.5 + torch.atan(x) / torch.pi
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("include_background", [True, False])
+def test_shared_options_equal_the_oracle(cls, reduction, batch, include_background):
+    shape = (3, 4, 3, 4)
+    options = {**MULTI, "reduction": reduction, "batch": batch, "include_background": include_background}
+    options["weight"] = [1.0, 0.5, 2.0, 3.0][0 if include_background else 1 :]
+    checks.equals_oracle(cls, options, cases.logits(*shape), cases.indices(*shape))
+
+
+@every_loss
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_masks_ignored_labels_and_partial_labels_equal_the_oracle(cls, channels, activation):
+    shape = (3, 3, 4, 5)
+    x, label = cases.logits(*shape), cases.indices(*shape)
+    mask = torch.rand(3, channels, 4, 5, generator=torch.Generator().manual_seed(3)).round(decimals=1)
+    mask[mask < 0.3] = 0
+    classes = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
+    for batch, ignore in itertools.product((False, True), (None, 1, 255)):
+        marked = label.clone()
+        if ignore == 255:
+            marked[:, :, 1] = 255
+        options = {activation: True, "to_onehot_y": True, "batch": batch, "ignore_index": ignore}
+        checks.equals_oracle(cls, options, x, marked, mask, classes)
+
+
+@every_loss
+@pytest.mark.parametrize("empty", ["penalize", "formula", "skip"])
+@pytest.mark.parametrize("batch", [False, True])
+def test_empty_rules_equal_the_oracle(cls, empty, batch):
+    x = cases.logits(3, 1, 4, 3)
+    target = cases.binary(3, 4, 3)
+    target[0], target[1] = 0, 1
+    for own in variants(cls):
+        if "multiclass" not in own:
+            checks.equals_oracle(cls, {"sigmoid": True, "empty": empty, "batch": batch, **own}, x, target)
+    label = torch.zeros(2, 1, 5, dtype=torch.int64)
+    label[1] = torch.tensor([0, 2, 2, 0, 0])
+    for own in variants(cls):
+        checks.equals_oracle(cls, {**MULTI, "empty": empty, "batch": batch, **own}, cases.logits(2, 3, 5), label)
+
+
+def test_an_absent_class_costs_its_mean_predicted_probability():
+    p = torch.tensor([[[0.5, 0.1, 0.0, 0.2]]])
+    value, gradient = cases.value_and_gradient(SoftDiceLoss(), p, torch.zeros(1, 1, 4))
+    assert value.item() == pytest.approx(0.2)
+    assert torch.equal(gradient, torch.full_like(p, 0.25))
+    value, gradient = cases.value_and_gradient(MatthewsCorrelationLoss(), p, torch.ones(1, 1, 4))
+    assert value.item() == pytest.approx(0.8)
+    assert torch.equal(gradient, torch.full_like(p, -0.25))
+
+
+@every_loss
+@pytest.mark.parametrize("options", [{"sigmoid": True}, {"softmax": True}, {}], ids=str)
+def test_gradcheck(cls, options):
+    x = cases.logits(2, 3, 2, 3)
+    x = (x if options else x.sigmoid()).requires_grad_()
+    target = cases.one_hot(cases.indices(2, 3, 2, 3), 3)
+    mask = torch.rand(2, 1, 2, 3, generator=torch.Generator().manual_seed(3))
+    loss = cls(**options, reduction="none")
+    assert torch.autograd.gradcheck(lambda z: loss(z, target, mask), (x,))
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, target, mask), (x,))
+
+
+@every_loss
+def test_gradient_pushes_towards_the_target(cls):
+    checks.pushes_towards_target(cls)
+
+
+@every_loss
+def test_perfect_predictions_cost_nothing(cls):
+    for target in (cases.binary(2, 4, 4), torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)):
+        assert cls()(target.double(), target).item() == pytest.approx(0, abs=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------ options matter
+
+
+@every_loss
+def test_each_own_option_changes_the_value(cls):
+    x, label = cases.logits(2, 3, 4, 3), cases.indices(2, 3, 4, 3)
+    plain = cls(**MULTI)(x, label)
+    for own in ROWS[cls.__name__].variants:
+        assert abs(cls(**MULTI, **own)(x, label) - plain) > 1e-4, own
+
+
+@every_loss
+def test_each_shared_option_changes_the_value(cls):
+    x, label = cases.logits(2, 3, 4, 3), cases.indices(2, 3, 4, 3)
+    label[label == 2] = 1
+    plain = cls(**MULTI)(x, label)
+    for option in (
+        {"include_background": False},
+        {"batch": True},
+        {"weight": [1.0, 2.0, 3.0]},
+        {"ignore_index": 1},
+        {"empty": "formula"},
+        {"empty": "skip"},
+        {"reduction": "sum"},
+    ):
+        assert abs(cls(**MULTI, **option)(x, label) - plain) > 1e-4, option
+    assert abs(cls(**MULTI)(x, label, label != 1) - plain) > 1e-4
+
+
+@every_loss
+def test_unused_options_are_exact_no_ops(cls):
+    x, label = cases.logits(2, 3, 4, 3, dtype=torch.float32), cases.indices(2, 3, 4, 3)
+    expected = cases.value_and_gradient(cls(**MULTI), x, label)
+    everything = torch.ones(2, 1, 4, 3)
+    for loss, rest in (
+        (cls(**MULTI, ignore_index=255), (label,)),
+        (cls(**MULTI), (label, everything)),
+        (cls(**MULTI), (label, everything.expand(2, 3, 4, 3).bool())),
+        (cls(**MULTI), ({"label": label, "classes": torch.ones(2, 3, dtype=torch.bool)},)),
+        (cls(**MULTI), ({"label": label, "mask": everything, "distance_map": None},)),
+        (cls(**MULTI, weight=[1.0, 1.0, 1.0]), (label,)),
+    ):
+        for got, want in zip(cases.value_and_gradient(loss, x, *rest), expected, strict=True):
+            assert torch.equal(got, want), (loss, rest)
+
+
+@every_loss
+def test_reductions_agree(cls):
+    x, label = cases.logits(3, 4, 5), cases.indices(3, 4, 5)
+    none, total, mean = (cls(**MULTI, reduction=r)(x, label) for r in ("none", "sum", "mean"))
+    assert none.shape == (3, 4)
+    assert torch.allclose(none.sum(), total)
+    assert torch.allclose(none.mean(), mean)
+    assert cls(**MULTI, reduction="none", batch=True)(x, label).shape == (1, 4)
+    assert cls(**MULTI, reduction="none", include_background=False)(x, label).shape == (3, 3)
+
+
+@every_loss
+def test_batch_of_one_equals_no_batch_and_background_is_only_a_slice(cls):
+    x, label = cases.logits(1, 3, 6), cases.indices(1, 3, 6)
+    assert torch.equal(cls(**MULTI, batch=True)(x, label), cls(**MULTI)(x, label))
+    p, g = x.softmax(1), cases.one_hot(label, 3)
+    sliced = cls()(p[:, 1:], g[:, 1:])
+    assert torch.allclose(cls(**MULTI, include_background=False)(x, label), sliced, rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- dtypes, layouts, extremes
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("spatial", [(40,), (256, 256), (24, 24, 24)], ids=str)
+def test_low_precision_input_equals_float64(cls, dtype, spatial):
+    x, target = cases.logits(2, 1, *spatial, dtype=dtype), cases.binary(2, *spatial)
+    value, gradient = cases.value_and_gradient(cls(sigmoid=True), x, target)
+    exact, exact_gradient = cases.value_and_gradient(cls(sigmoid=True), x.double(), target)
+    assert value.dtype == torch.float32
+    assert torch.allclose(value.double(), exact, rtol=1e-5)
+    assert gradient.dtype == dtype
+    assert torch.allclose(gradient.double(), exact_gradient, rtol=2e-2, atol=6e-8)
+    assert gradient.any()
+
+
+@every_loss
+def test_all_target_dtypes_give_the_same(cls):
+    x, label = cases.logits(2, 3, 5, dtype=torch.float32), cases.indices(2, 3, 5)
+    expected = cls(**MULTI)(x, label)
+    for dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16, torch.float64):
+        assert torch.equal(cls(**MULTI)(x, label.to(dtype)), expected)
+    assert torch.equal(cls(**MULTI)(x, label[:, 0]), expected)
+    mask = cases.binary(2, 5)
+    x = x[:, :1]
+    assert torch.equal(cls(sigmoid=True)(x, mask.bool()), cls(sigmoid=True)(x, mask))
+
+
+@every_loss
+@pytest.mark.parametrize("size", [60.0, 100.0, 1e9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_confidently_wrong_logits_still_get_a_gradient(cls, size, dtype):
+    target = cases.binary(2, 6, 6)
+    for options, x in (
+        ({"sigmoid": True}, size * (1.0 - 2.0 * target)),
+        ({"softmax": True, "to_onehot_y": True}, size * torch.cat([2.0 * target - 1, 1 - 2.0 * target], 1)),
+    ):
+        value, gradient = cases.value_and_gradient(cls(**options), x.to(dtype), target)
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(gradient).all()
+        assert gradient.any()
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("b", [1, 3])
+@pytest.mark.parametrize("c", [1, 2, 5])
+def test_degenerate_targets_give_finite_values_and_gradients(cls, dtype, b, c):
+    for spatial, fill in itertools.product([(16,), (4, 4), (2, 4, 2)], ["empty", "full", "one voxel"]):
+        target = torch.full((b, c, *spatial), 1 if fill == "full" else 0, dtype=torch.uint8)
+        if fill == "one voxel":
+            target.flatten(2)[:, :, 3] = 1
+        for scale, empty in itertools.product((0.0, 1.0, 100.0), ("penalize", "formula", "skip")):
+            x = scale * cases.logits(b, c, *spatial, dtype=dtype)
+            value, gradient = cases.value_and_gradient(cls(sigmoid=True, empty=empty), x, target)
+            assert torch.isfinite(value).all()
+            assert torch.isfinite(gradient).all()
+            if empty == "penalize" and scale < 100:
+                assert gradient.any(), (spatial, fill, scale)
+
+
+@every_loss
+def test_nan_is_not_swallowed(cls):
+    x = cases.logits(1, 1, 6)
+    x[0, 0, 2] = float("nan")
+    for target in (cases.binary(1, 6), torch.zeros(1, 1, 6)):
+        assert torch.isnan(cls(sigmoid=True)(x, target))
+
+
+@every_loss
+def test_memory_layouts_do_not_matter(cls):
+    x, label = cases.logits(2, 3, 4, 6, dtype=torch.float32), cases.indices(2, 3, 4, 6)
+    expected = cls(**MULTI)(x, label)
+    last = x.contiguous(memory_format=torch.channels_last)
+    turned = x.transpose(2, 3).contiguous().transpose(2, 3)
+    strided = torch.stack([x, -x], -1)[..., 0]
+    for other in (last, turned, strided):
+        assert torch.allclose(cls(**MULTI)(other, label), expected, rtol=1e-6)
+
+
+@every_loss
+def test_metatensors_give_a_plain_tensor(cls):
+    x, label = cases.logits(2, 3, 5), cases.indices(2, 3, 5)
+    meta = MetaTensor(x.clone()).requires_grad_()
+    value = cls(**MULTI)(meta, MetaTensor(label), MetaTensor(torch.ones(2, 1, 5)))
+    assert type(value) is torch.Tensor
+    assert torch.equal(value, cls(**MULTI)(x, label))
+    value.backward()
+    assert meta.grad is not None
+
+
+@every_loss
+def test_works_inside_autocast(cls):
+    x, label = cases.logits(2, 3, 5, dtype=torch.float32), cases.indices(2, 3, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = cls(**MULTI)(x, label)
+    assert torch.equal(value, cls(**MULTI)(x, label))
+
+
+# ------------------------------------------------------------------------------------------ masks and partial labels
+
+
+@every_loss
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_masked_out_voxels_have_no_influence_whatever_they_hold(cls, bad):
+    x, label = cases.logits(2, 3, 4, 3), cases.indices(2, 3, 4, 3)
+    mask = torch.ones(2, 1, 4, 3)
+    mask[:, :, 1] = 0
+    for options in (MULTI, {"sigmoid": True, "to_onehot_y": True}, {"other_act": squash, "to_onehot_y": True}):
+        value, gradient = cases.value_and_gradient(cls(**options), x, label, mask)
+        spoilt = x.clone()
+        spoilt[:, :, 1] = bad
+        got, got_gradient = cases.value_and_gradient(cls(**options), spoilt, label, mask)
+        assert torch.equal(got, value)
+        assert torch.equal(got_gradient, gradient)
+        assert not got_gradient[:, :, 1].any()
+        marked = label.clone()
+        marked[:, :, 1] = 255
+        assert torch.equal(cls(**options, ignore_index=255)(spoilt, marked), value)
+        cut = [0, 2, 3]
+        assert torch.allclose(cls(**options)(x[:, :, cut], label[:, :, cut]), value, rtol=1e-12)
+
+
+@every_loss
+def test_a_weight_of_two_equals_the_voxel_twice(cls):
+    x, target = cases.logits(1, 1, 6), cases.binary(1, 6)
+    weights = torch.ones(1, 1, 6)
+    weights[..., 2] = 2
+    twice = [0, 1, 2, 2, 3, 4, 5]
+    expected = cls(sigmoid=True)(x[..., twice], target[..., twice])
+    assert torch.allclose(cls(sigmoid=True)(x, target, weights), expected, rtol=1e-12)
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_all_voxels_ignored_is_a_differentiable_zero(cls, reduction):
+    x, label = cases.logits(2, 3, 5), torch.full((2, 1, 5), 255)
+    for empty in ("penalize", "formula", "skip"):
+        loss = cls(**MULTI, ignore_index=255, reduction=reduction, empty=empty)
+        value, gradient = cases.value_and_gradient(loss, x, label)
+        assert not value.any()
+        assert not gradient.any()
+
+
+@every_loss
+def test_a_fully_masked_sample_does_not_dilute_the_mean(cls):
+    x, label = cases.logits(2, 3, 5), cases.indices(2, 3, 5)
+    mask = torch.tensor([1.0, 0.0]).view(2, 1, 1).expand(2, 1, 5)
+    assert torch.allclose(cls(**MULTI)(x, label, mask), cls(**MULTI)(x[:1], label[:1]), rtol=1e-12)
+
+
+@every_loss
+def test_unannotated_classes_contribute_nothing(cls):
+    x, label = cases.logits(2, 3, 6), cases.indices(2, 3, 6)
+    loss = cls(sigmoid=True, to_onehot_y=True)
+    classes = torch.tensor([[True, True, False], [True, True, True]])
+    value, gradient = cases.value_and_gradient(loss, x, {"label": label, "classes": classes})
+    assert not gradient[0, 2].any()
+    assert gradient[1, 2].any()
+    each = cls(sigmoid=True, to_onehot_y=True, reduction="none")(x, label)
+    assert torch.allclose(value, each[classes].mean())
+
+
+def test_ignore_index_in_channels():
+    x, label = cases.logits(2, 3, 6), cases.indices(2, 3, 6)
+    target = cases.one_hot(label, 3)
+    expected = SoftDiceLoss(**MULTI, ignore_index=2)(x, label)
+    assert torch.equal(SoftDiceLoss(softmax=True, ignore_index=2)(x, target), expected)
+    unknown = target.clone()
+    unknown[:, 1, 3] = 255
+    mask = torch.ones(2, 3, 6)
+    mask[:, 1, 3] = 0
+    expected = SoftDiceLoss(sigmoid=True)(x, target, mask)
+    assert torch.equal(SoftDiceLoss(sigmoid=True, ignore_index=255)(x, unknown), expected)
+
+
+# --------------------------------------------------------------------------------------------- purity, pickle, compile
+
+
+@every_loss
+def test_forward_changes_no_state(cls):
+    loss = cls(**MULTI, weight=2.0)
+    before = copy.deepcopy(vars(loss))
+    x, label = cases.logits(2, 3, 5, dtype=torch.float16), cases.indices(2, 3, 5)
+    x_before, label_before = x.clone(), label.clone()
+    first, second = loss(x, label, label > 0), loss(x, label, label > 0)
+    assert torch.equal(first, second)
+    assert torch.equal(x, x_before)
+    assert torch.equal(label, label_before)
+    assert str(vars(loss)) == str(before)
+
+
+@every_loss
+def test_pickle_copy_and_state_dict(cls):
+    x, label = cases.logits(2, 3, 5), cases.indices(2, 3, 5)
+    loss = cls(**MULTI, weight=[1.0, 2.0, 0.5])
+    for twin in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+        assert torch.equal(twin(x, label), loss(x, label))
+    other = cls(**MULTI, weight=[1.0, 1.0, 1.0])
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(other(x, label), loss(x, label))
+
+
+@every_loss
+@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True}], ids=["softmax", "sigmoid"])
+def test_compiled_in_one_graph_equals_eager(cls, options):
+    torch.compiler.reset()
+    multi = options is MULTI
+    x = cases.logits(2, 3 if multi else 1, 4, 5, dtype=torch.float32)
+    label = cases.indices(2, 3, 4, 5) if multi else cases.binary(2, 4, 5)
+    mask = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(3))
+    loss = cls(**options, ignore_index=255)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for got, want in zip(
+        cases.value_and_gradient(compiled, x, label, mask),
+        cases.value_and_gradient(loss, x, label, mask),
+        strict=True,
+    ):
+        assert torch.allclose(got, want, rtol=1e-6)
+    with pytest.raises(RuntimeError, match=r"out of range"):
+        compiled(x, label + 5, mask)
+
+
+# torch's own default backend imports a module that uses its deprecated script_method
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+def test_compiled_with_the_default_backend():
+    torch.compiler.reset()
+    x, label = cases.logits(2, 3, 4, 5, dtype=torch.float32), cases.indices(2, 3, 4, 5)
+    loss = SoftDiceLoss(**MULTI)
+    compiled = torch.compile(loss, fullgraph=True)
+    for got, want in zip(
+        cases.value_and_gradient(compiled, x, label), cases.value_and_gradient(loss, x, label), strict=True
+    ):
+        assert torch.allclose(got, want, rtol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------------- it trains
+
+
+@every_loss
+def test_overfits_a_tiny_volume_in_forty_steps(cls):
+    torch.manual_seed(0)
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 10)] * 3, indexing="ij"))
+    target = (grid.square().sum(0) < 0.4).float()[None, None]
+    image = target + 0.3 * torch.randn(1, 1, 10, 10, 10)
+    network = torch.nn.Sequential(
+        torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 1, 3, padding=1)
+    )
+    optimizer, loss = torch.optim.Adam(network.parameters(), lr=0.03), cls(sigmoid=True)
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss(network(image), target).backward()
+        optimizer.step()
+    predicted = network(image) > 0
+    dice = 2 * (predicted & target.bool()).sum() / (predicted.sum() + target.sum())
+    assert dice > 0.9
+
+
+def test_oracle_itself_on_a_hand_computed_case():
+    p, g = np.array([[[0.9, 0.4, 0.2, 0.1]]]), np.array([[[1, 1, 0, 0]]])
+    none = {"smooth_nr": 0.0, "smooth_dr": 0.0}
+    assert oracle("SoftDiceLoss", none, p, g) == pytest.approx(1 - 2.6 / 3.6)
+    assert oracle("SoftTverskyLoss", {**none, "alpha": 0.3, "beta": 0.7}, p, g) == pytest.approx(1 - 1.3 / 1.88)

@@ -1,0 +1,82 @@
+"""The sums themselves: accuracy on large volumes and across processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from monai_lossext.losses import Counts, SoftDiceLoss
+from monai_lossext.losses.counts import probabilities, soft_counts
+
+from . import cases
+
+MULTI = {"softmax": True, "to_onehot_y": True}
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("offset", [-30.0, -8.0, 0.0, 8.0])
+def test_tiny_foreground_in_a_large_volume_counts_exactly(labels, offset):
+    """Eight voxels of foreground among two million: float32 sums would lose them."""
+    z = torch.randn(1, 2, 128, 128, 128, generator=torch.Generator().manual_seed(0))
+    z[:, 1] += offset
+    label = torch.zeros(1, 1, 128, 128, 128, dtype=torch.int64)
+    label[0, 0, 60:62, 60:62, 60:62] = 1
+    target = label if labels else cases.one_hot(label, 2)
+    sums = soft_counts(z, target, activation="softmax", labels=labels, mask=None, squares=False)
+    counts = Counts(*sums.unbind(0))
+    p, g = z.softmax(1).double(), cases.one_hot(label, 2).double()
+    for got, want in (
+        (counts.tp, p * g),
+        (counts.fp, p * (1 - g)),
+        (counts.fn, (1 - p) * g),
+        (counts.tn, (1 - p) * (1 - g)),
+    ):
+        torch.testing.assert_close(got, want.sum((2, 3, 4)), rtol=1e-5, atol=0)
+
+
+def test_counts_are_never_negative():
+    p = torch.tensor([[[1.0, 1.0, 1e-20]]])
+    sums = soft_counts(p, torch.ones(1, 1, 3), activation=None, labels=False, mask=None, squares=False)
+    counts = Counts(*sums.unbind(0))
+    assert counts.fp.item() == 0
+    assert min(counts.fn.item(), counts.tn.item()) >= 0
+
+
+def test_probabilities_equal_torch_and_keep_their_slope():
+    z = torch.tensor([[-90.0, -60.0, -5.0, 0.0, 5.0, 60.0, 90.0]]).unsqueeze(-1)
+    torch.testing.assert_close(probabilities(z, "sigmoid"), z.sigmoid(), rtol=1e-6, atol=1e-25)
+    torch.testing.assert_close(probabilities(z, "softmax"), z.softmax(1), rtol=1e-6, atol=1e-25)
+    _, slope = cases.value_and_gradient(lambda x: probabilities(x, "sigmoid"), z)
+    exact = z.double().clamp(-60, 60)
+    torch.testing.assert_close(slope.double(), exact.sigmoid() * (-exact).sigmoid(), rtol=1e-5, atol=0)
+
+
+def train(rank: int, world: int, folder: str) -> None:
+    """One step of data-parallel training on this rank's share of the batch."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    torch.manual_seed(0)
+    network = torch.nn.parallel.DistributedDataParallel(torch.nn.Conv1d(1, 3, 3, padding=1))
+    x, label = cases.logits(4, 1, 9, dtype=torch.float32), cases.indices(4, 3, 9)
+    label[:2] = 0  # classes 1 and 2 are absent from the first rank's share, but not from the batch
+    share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    loss = SoftDiceLoss(**MULTI, batch=True, distributed=True)(network(x[share]), label[share])
+    loss.backward()
+    gradients = [parameter.grad for parameter in network.module.parameters()]
+    torch.save([loss.detach(), *gradients], f"{folder}/{world}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_like_one(tmp_path: Path):
+    for world in (1, 2):
+        folder = tmp_path / str(world)
+        folder.mkdir()
+        mp.spawn(train, args=(world, str(folder)), nprocs=world)
+    one = torch.load(tmp_path / "1" / "1-0.pt")
+    for rank in (0, 1):
+        for got, want in zip(torch.load(tmp_path / "2" / f"2-{rank}.pt"), one, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
