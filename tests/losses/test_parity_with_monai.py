@@ -84,13 +84,15 @@ def test_monai_mcc_has_no_gradient_on_empty_targets_and_fails_in_float16():
     assert not theirs.any()
     _, ours = cases.value_and_gradient(MatthewsCorrelationLoss(sigmoid=True), x, empty)
     assert ours.all()
-    target = cases.binary(1, 32, 32)
-    p = (cases.logits(1, 1, 32, 32) + 4.0 * target - 2).sigmoid().half()
-    exact = monai.losses.MCCLoss()(p.double(), target.double()).item()
-    overflown, gradient = cases.value_and_gradient(monai.losses.MCCLoss(), p, target.half())
-    assert overflown.item() == 1.0 != pytest.approx(exact, abs=1e-3)
-    assert torch.isnan(gradient).any()
-    assert MatthewsCorrelationLoss()(p, target).item() == pytest.approx(exact, abs=1e-6)
+    for size in (8, 32):  # a wrong value without gradient, then NaN
+        target = cases.binary(1, size, size)
+        p = (cases.logits(1, 1, size, size) + 4.0 * target - 2).sigmoid().half()
+        exact = monai.losses.MCCLoss()(p.double(), target.double()).item()
+        overflown, gradient = cases.value_and_gradient(monai.losses.MCCLoss(), p, target.half())
+        assert torch.isnan(overflown) if size == 32 else overflown == 1 and not gradient.any()
+        value, gradient = cases.value_and_gradient(MatthewsCorrelationLoss(), p, target)
+        assert value.item() == pytest.approx(exact, abs=1e-5)
+        assert torch.isfinite(gradient).all()
 
 
 def test_hard_masks_give_the_scores_of_scikit_learn():
