@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from .counts import Activation, Counts, SumOverProcesses, promoted, soft_counts
+from .counts import Activation, Counts, SumOverProcesses, soft_counts
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -277,7 +277,7 @@ class RegionLoss(SegmentationLoss):
                     value = torch.where(undecided, self.weighted(wrong), value)
                 else:
                     valid = valid & ~undecided
-        return self.reduced(value, valid).to(promoted(reading.input).dtype)
+        return self.reduced(value, valid).to(torch.promote_types(reading.input.dtype, torch.float32))
 
     def counts(self, reading: Reading) -> Counts:
         """Return the soft counts, (B, C) or with ``batch=True`` (1, C), without the background if it is excluded."""

@@ -20,8 +20,32 @@ Activation = Literal["sigmoid", "softmax"] | Callable[[Tensor], Tensor] | None
 STEEPEST_LOGIT = 60.0
 
 
+class FromFloat16(Function):
+    """Widen float16; on the way back, round gradients that it cannot hold away from zero and not to it.
+
+    The gradient of one voxel is divided by the number of voxels and soon smaller than float16's smallest number, 6e-8.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return ``x`` in float32."""
+        return x.float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the gradient in float16, of at least the smallest size where it is not 0."""
+        gradient = gradients[0].half()
+        smallest = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+        lost = (gradient == 0) & (gradients[0] != 0)
+        return torch.where(
+            lost, torch.copysign(torch.full_like(gradient, smallest), gradients[0].sign().half()), gradient
+        )
+
+
 def promoted(x: Tensor) -> Tensor:
     """Return ``x`` in at least float32: half precision can neither sum nor square counts."""
+    if x.dtype == torch.float16:
+        return FromFloat16.apply(x)
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

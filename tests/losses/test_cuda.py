@@ -1,0 +1,64 @@
+"""The losses on a GPU: the same values and gradients as on the CPU. Skipped where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from . import cases
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+every_loss = pytest.mark.parametrize("cls", cases.CLASSES, ids=lambda cls: cls.__name__)
+MULTI = {"softmax": True, "to_onehot_y": True}
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_cuda_equals_cpu(cls, dtype):
+    x, label = cases.logits(2, 3, 9, 8, 7, dtype=dtype), cases.indices(2, 3, 9, 8, 7)
+    mask = torch.rand(2, 1, 9, 8, 7, generator=torch.Generator().manual_seed(3))
+    loss = cls(**MULTI, weight=[1.0, 2.0, 3.0], ignore_index=255)
+    label[:, :, 4] = 255
+    on_cpu = cases.value_and_gradient(loss, x, label, mask)
+    on_gpu = cases.value_and_gradient(loss, x.cuda(), label.cuda(), mask.cuda())
+    for got, want in zip(on_gpu, on_cpu, strict=True):
+        assert got.is_cuda
+        tolerance = {torch.float64: 1e-12, torch.float32: 1e-5}.get(want.dtype, 1e-2)
+        torch.testing.assert_close(got.cpu(), want, rtol=tolerance, atol=tolerance * 1e-3)
+
+
+@every_loss
+def test_mixed_precision_training_step(cls):
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 1, 3, padding=1).cuda()
+    image, target = torch.randn(2, 1, 64, 64, 64, device="cuda"), cases.binary(2, 64, 64, 64).cuda()
+    scaler = torch.amp.GradScaler("cuda")
+    with torch.autocast("cuda", dtype=torch.float16):
+        value = cls(sigmoid=True)(network(image), target)
+    scaler.scale(value).backward()
+    assert value.dtype == torch.float32
+    assert torch.isfinite(network.weight.grad).all()
+    assert network.weight.grad.any()
+
+
+@every_loss
+def test_a_label_out_of_range_is_an_error_and_not_a_device_assert(cls):
+    x, label = cases.logits(2, 3, 5).cuda(), cases.indices(2, 3, 5).cuda()
+    with pytest.raises(ValueError, match="target holds 9"):
+        cls(**MULTI)(x, label + 9 - label)
+    assert torch.isfinite(cls(**MULTI)(x, label))
+
+
+# torch's default backend uses its own deprecated script_method and comments on its choice of kernels
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated", "ignore:.*Online softmax")
+@every_loss
+def test_compiled_on_the_gpu_equals_eager(cls):
+    torch.compiler.reset()
+    x, label = cases.logits(2, 3, 20, 20, dtype=torch.float32).cuda(), cases.indices(2, 3, 20, 20).cuda()
+    loss = cls(**MULTI)
+    for got, want in zip(
+        cases.value_and_gradient(torch.compile(loss, fullgraph=True), x, label),
+        cases.value_and_gradient(loss, x, label),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-8)
