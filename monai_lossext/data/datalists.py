@@ -1,0 +1,50 @@
+"""What a datalist is, the one error for a bad one, and writing one as a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+SECTIONS = ("training", "validation", "testing")
+
+Item = dict[str, str]
+Datalist = dict[str, list[Item]]
+
+
+class DatalistError(ValueError):
+    """A data set, split file or picture folder that cannot be used; the message names every file concerned."""
+
+
+def write_datalist(
+    datalist: Mapping[str, Sequence[Mapping[str, str]]], path: str | os.PathLike[str], base_dir: str | None = None
+) -> Path:
+    """Write a datalist as the JSON file that ``monai.data.load_decathlon_datalist`` and MONAI's apps read.
+
+    Args:
+        datalist: sections of items, as :func:`skin_lesion_datalist` returns them.
+        path: the file to write; its folder is made when absent.
+        base_dir: pictures below this folder are written relative to it, others absolute. Default: the folder of the
+            file itself, which is also what MONAI assumes when it reads the file without a ``base_dir``.
+
+    Returns:
+        The path of the file.
+    """
+    path = Path(path).absolute()
+    base = Path(base_dir).absolute() if base_dir else path.parent
+
+    def relative(name: str) -> str:
+        file = Path(name).absolute()
+        return file.relative_to(base).as_posix() if file.is_relative_to(base) else str(file)
+
+    files = ("image", "label")
+    content = {
+        section: [{key: relative(value) if key in files else value for key, value in item.items()} for item in items]
+        for section, items in datalist.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
