@@ -295,7 +295,7 @@ class RegionLoss(SegmentationLoss):
         if self.batch:
             sums = sums.sum(1, keepdim=True)
         if self.distributed and torch.distributed.is_available() and torch.distributed.is_initialized():
-            sums = SumOverProcesses.apply(sums)
+            sums = SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         if not self.include_background and channels > 1:
             sums = sums[:, :, 1:]
         return Counts(*sums.unbind(0))

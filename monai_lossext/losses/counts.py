@@ -45,7 +45,8 @@ class FromFloat16(Function):
 def promoted(x: Tensor) -> Tensor:
     """Return ``x`` in at least float32: half precision can neither sum nor square counts."""
     if x.dtype == torch.float16:
-        return FromFloat16.apply(x)
+        widened: Tensor = FromFloat16.apply(x)  # type: ignore[no-untyped-call]
+        return widened
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
