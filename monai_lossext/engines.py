@@ -1,0 +1,193 @@
+"""What the bundles' engines need beyond MONAI's: batches augmented at once, and a run folder checked beforehand."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from monai.engines import PrepareBatch
+from monai.networks.layers import AffineTransform
+from torch import Tensor
+
+__all__ = ["AugmentedBatch", "cases_of", "end_with_cause", "is_true", "prepare_run"]
+
+RUN_LOG = "monai_lossext.run_log"
+
+
+class AugmentedBatch(PrepareBatch):
+    """Hand a trainer its batch of 2D pictures and masks with random flips, rotation, zoom and colour.
+
+    Every picture gets its own parameters, but the whole batch is resampled in one step, mask and picture together:
+    transforms that work picture by picture would take longer than a small network. The parameters come from torch's
+    global generator on the CPU, so they are the same on every device.
+
+    Args:
+        flip_prob: probability of a flip, for each of the two axes, in [0, 1].
+        rotate_degrees: angles are drawn from [-rotate_degrees, rotate_degrees].
+        zoom: the picture is enlarged by factors drawn from [1 - zoom, 1 + zoom]; in [0, 1).
+        brightness: a shift drawn from [-brightness, brightness] is added to the intensities.
+        contrast: the distance from the picture's mean is multiplied by factors drawn from [1 - contrast, 1 + contrast].
+        padding_mode: what lies outside the picture: "zeros", "border" or "reflection".
+
+    Raises:
+        ValueError: a value out of its range.
+
+    >>> batch = {"image": torch.rand(4, 3, 32, 32), "label": torch.ones(4, 1, 32, 32)}
+    >>> image, label = AugmentedBatch(rotate_degrees=45)(batch)
+    >>> image.shape, label.unique().tolist()
+    (torch.Size([4, 3, 32, 32]), [1.0])
+    """
+
+    def __init__(
+        self,
+        flip_prob: float = 0.5,
+        rotate_degrees: float = 0.0,
+        zoom: float = 0.0,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        padding_mode: str = "reflection",
+    ) -> None:
+        for name, value, highest in (
+            ("flip_prob", flip_prob, 1.0),
+            ("rotate_degrees", rotate_degrees, 180.0),
+            ("zoom", zoom, 0.99),
+            ("brightness", brightness, math.inf),
+            ("contrast", contrast, math.inf),
+        ):
+            if not 0 <= value <= highest:
+                raise ValueError(f"{name} must be between 0 and {highest}, got {value}")
+        self.flip_prob = flip_prob
+        self.max_angle = math.radians(rotate_degrees)
+        self.zoom = zoom
+        self.brightness = brightness
+        self.contrast = contrast
+        self.resample = AffineTransform(padding_mode=padding_mode, zero_centered=True)
+
+    def __call__(
+        self,
+        batchdata: dict[str, Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Return picture (B, C, H, W) and mask (B, M, H, W), the mask as 0 and 1 in the picture's dtype."""
+        image, label = (batchdata[key].to(device, non_blocking=non_blocking, **kwargs) for key in ("image", "label"))
+        both = torch.cat([image, label.to(image)], dim=1)
+        both = self.resample(both, self._affine(len(both)).to(both))
+        image, label = both.split([image.shape[1], label.shape[1]], dim=1)
+        mean = image.mean(dim=(1, 2, 3), keepdim=True)
+        factor, shift = _uniform(len(image), self.contrast).to(image), _uniform(len(image), self.brightness).to(image)
+        image = mean + (image - mean) * (1 + factor[:, None, None, None]) + shift[:, None, None, None]
+        return image, (label > 0.5).to(image)
+
+    def _affine(self, batch: int) -> Tensor:
+        """Matrices (B, 3, 3) that map a pixel of the new picture, counted from its centre, to one of the old."""
+        angle = _uniform(batch, self.max_angle)
+        scale = (1 - 2 * (torch.rand(2, batch) < self.flip_prob).float()) / (1 + _uniform(batch, self.zoom))
+        affine = torch.zeros(batch, 3, 3)
+        affine[:, 0, 0], affine[:, 0, 1] = angle.cos() * scale[0], -angle.sin() * scale[1]
+        affine[:, 1, 0], affine[:, 1, 1] = angle.sin() * scale[0], angle.cos() * scale[1]
+        affine[:, 2, 2] = 1
+        return affine
+
+
+def _uniform(count: int, limit: float) -> Tensor:
+    return (2 * torch.rand(count) - 1) * limit
+
+
+def is_true(argument: str, value: bool | str) -> bool:
+    """Read a switch that a command line may have handed over as text.
+
+    Args:
+        argument: its name, for the message.
+        value: True, False, "true" or "false" in any case.
+
+    Raises:
+        ValueError: anything else.
+
+    >>> is_true("resume", "true"), is_true("resume", False)
+    (True, False)
+    """
+    text = str(value).lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"{argument}: expected true or false, got {value!r}")
+    return text == "true"
+
+
+def cases_of(datalist: Mapping[str, Sequence[dict[str, str]]], section: str) -> Sequence[dict[str, str]]:
+    """Return a section of a datalist that must not be empty.
+
+    Args:
+        datalist: sections of items, as `monai_lossext.data` returns them.
+        section: "training", "validation" or "testing".
+
+    Raises:
+        ValueError: there is no such section, or nothing in it; the message says what there is.
+
+    >>> cases_of({"training": [{"case": "a"}], "testing": []}, "training")
+    [{'case': 'a'}]
+    """
+    if not datalist.get(section):
+        present = ", ".join(f"{name} ({len(items)} cases)" for name, items in datalist.items() if items)
+        raise ValueError(f"the data set has no section {section!r} with cases; it has {present}")
+    return datalist[section]
+
+
+def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> None:
+    """Make a run's folder, see that it can be written, and log the run to its `train.log` from now on.
+
+    Args:
+        output_dir: the folder of the run; made when absent.
+        resume: go on in a folder that holds a run. Otherwise such a folder is refused: nothing is overwritten.
+
+    Raises:
+        ValueError: the folder cannot be written, or it holds a run and `resume` is False.
+    """
+    folder = Path(output_dir).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"output_dir: cannot write to {folder}: {error.strerror}") from error
+    if (folder / "models" / "last.pt").exists() and not resume:
+        raise ValueError(
+            f"output_dir: {folder} holds a run already; continue it with --resume true or name another output_dir"
+        )
+    if int(os.environ.get("RANK", "0")) > 0:  # as torchrun numbers its processes: one of them is enough in the log
+        return
+    root = logging.getLogger()
+    for handler in [
+        handler for handler in root.handlers if handler.name == RUN_LOG
+    ]:  # of an earlier run of this process
+        root.removeHandler(handler)
+        handler.close()
+    log = logging.FileHandler(folder / "train.log", encoding="utf-8", delay=True)
+    log.set_name(RUN_LOG)
+    log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(log)
+    logging.getLogger("monai_lossext").setLevel(logging.INFO)
+
+
+def end_with_cause() -> None:
+    """Let an error that ends the process say last what caused it.
+
+    MONAI wraps an error in a config into "Failed to instantiate ..." and "Failed to evaluate ...", which then stand at
+    the end of the output instead of the message that helps. The traceback stays as it is, above.
+    """
+
+    def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        sys.__excepthook__(kind, error, traceback)
+        while isinstance(error, RuntimeError) and str(error).startswith("Failed to") and error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(error, Exception):
+            print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+
+    sys.excepthook = report

@@ -1,0 +1,277 @@
+"""Handlers of the bundles' engines: seeds, history and checkpoints of a run, and scores case by case."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines import Evaluator, Workflow
+from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute_iou, get_confusion_matrix
+from monai.utils import set_determinism
+from torch import Tensor
+
+try:
+    import ignite.distributed as idist
+    from ignite.engine import Events
+    from ignite.handlers import Checkpoint, DiskSaver
+    from PIL import Image
+except ImportError as error:
+    raise ImportError(f'monai_lossext.handlers needs {error.name}: pip install "monai_lossext[bundles]"') from error
+
+__all__ = ["CaseTable", "EpochSeed", "RunCheckpoints", "RunHistory", "case_metrics"]
+
+logger = logging.getLogger(__name__)
+
+METRICS = {
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "mcc": "matthews correlation coefficient",
+}
+
+
+class EpochSeed:
+    """Seed every epoch anew from the run's seed and the epoch's number.
+
+    Order and augmentation of an epoch then do not depend on what was drawn before it, so a run that is continued from
+    a checkpoint repeats what the uninterrupted run would have done.
+
+    Args:
+        seed: of the run; any integer from 0 up.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Workflow) -> None:
+        """Seed at the start of each of the engine's epochs, differently in each process of a distributed run."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Seed Python, numpy and torch."""
+        entropy = np.random.SeedSequence([self.seed, engine.state.epoch, idist.get_rank()])
+        set_determinism(int(entropy.generate_state(1)[0]))
+
+
+class RunHistory:
+    """Write a CSV file with one row an epoch: epoch, train_loss, val_dice, val_jaccard, lr and seconds.
+
+    `train_loss` is the mean over the batches, `seconds` the time of the training pass alone, without validation; the
+    validation cells are empty in an epoch that was not validated. The loss also becomes the trainer's metric
+    "train_loss", for the other loggers. The file is replaced as a whole, and rows of later epochs, which a killed run
+    may have left, are dropped.
+
+    Args:
+        path: the file.
+        evaluator: validates during training, with the metrics "val_dice" and "val_jaccard".
+        optimizer: its first group's learning rate is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], evaluator: Evaluator, optimizer: torch.optim.Optimizer) -> None:
+        self.path = Path(path)
+        self.evaluator = evaluator
+        self.optimizer = optimizer
+        self.loss = 0.0
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow a trainer; attach after the handler that validates and before the one that changes the rate."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self) -> None:
+        self.loss = 0.0
+
+    def _add(self, engine: Workflow) -> None:
+        self.loss += engine.state.output[0]["loss"]
+
+    def _write(self, engine: Workflow) -> None:
+        state = engine.state
+        loss = idist.all_reduce(self.loss / state.epoch_length) / idist.get_world_size()
+        state.metrics["train_loss"] = loss
+        validated = self.evaluator.state.metrics if self.evaluator.state.epoch == state.epoch else {}
+        row = {
+            "epoch": state.epoch,
+            "train_loss": loss,
+            "val_dice": validated.get("val_dice", ""),
+            "val_jaccard": validated.get("val_jaccard", ""),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(state.times["EPOCH_COMPLETED"], 3),
+        }
+        if idist.get_rank() > 0:
+            return
+        rows: list[Mapping[str, Any]] = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [earlier for earlier in csv.DictReader(file) if int(earlier["epoch"]) < state.epoch]
+        _write_table(self.path, [*rows, row])
+        values = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch" and value != "")
+        logger.info("epoch %d/%d: %s", state.epoch, state.max_epochs, values)
+
+
+class RunCheckpoints:
+    """Keep a run's best and last state as files, and continue from the last.
+
+    `best.pt` is the state of the network with the highest key metric of the evaluator so far, `last.pt` all that
+    training goes on from. Either file is always a complete one, whenever the process is killed. Both load with
+    `torch.load(..., weights_only=True)`.
+
+    Args:
+        save_dir: folder of the two files; made when absent.
+        network: what is trained, also when wrapped for several GPUs.
+        optimizer: saved in `last.pt`.
+        lr_scheduler: saved in `last.pt`.
+        evaluator: validates during training; its key metric decides which state is best.
+        resume: start from `last.pt` where there is one.
+
+    Raises:
+        ValueError: when training starts, if `last.pt` is of a run of another length.
+    """
+
+    def __init__(
+        self,
+        save_dir: str | os.PathLike[str],
+        network: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+        evaluator: Evaluator,
+        resume: bool = False,
+    ) -> None:
+        self.folder = Path(save_dir)
+        self.evaluator = evaluator
+        self.resume = resume
+        self.state = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        saver = _Replacing(self.folder, require_empty=False)
+        self.best = Checkpoint(
+            {"network": network}, saver, filename_pattern="best.pt", score_function=lambda _: self._key_metric()
+        )
+        self.last = Checkpoint(self.state, saver, filename_pattern="last.pt")
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow a trainer; attach after the handlers whose work is to be saved."""
+        self.state |= {"trainer": engine, "best": self.best}
+        if self.resume:
+            engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _key_metric(self) -> Any:
+        return self.evaluator.state.metrics[self.evaluator.state.key_metric_name]
+
+    def _save(self, engine: Workflow) -> None:
+        if self.evaluator.state.epoch == engine.state.epoch:  # validated in this epoch
+            self.best(engine)
+        self.last(engine)
+
+    def _load(self, engine: Workflow) -> None:
+        path = self.folder / "last.pt"
+        if not path.exists():
+            logger.info("no %s to continue from; starting at the first epoch", path)
+            return
+        saved = torch.load(path, map_location=engine.state.device, weights_only=True)
+        for name, what in (("max_epochs", "epochs"), ("epoch_length", "batches an epoch")):
+            before, now = saved["trainer"][name], getattr(engine.state, name)
+            if before != now:
+                raise ValueError(f"resume: {path} is of a run of {before} {what}; this one has {now}")
+        Checkpoint.load_objects(self.state, saved)
+        logger.info("continuing %s after epoch %d", path, engine.state.epoch)
+
+
+class _Replacing(DiskSaver):
+    """Saves over a file in one step; ignite removes the old file first, and a kill in between would leave none."""
+
+    def remove(self, filename: str) -> None:
+        """Leave the file to be replaced."""
+
+
+def case_metrics(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Score every picture of a batch by itself.
+
+    Args:
+        prediction: masks of 0 and 1, (B, 1, *S).
+        target: the true masks, likewise.
+
+    Returns:
+        "dice", "jaccard", "accuracy", "sensitivity", "specificity" and "mcc", each (B,). Dice and Jaccard are 1 when
+        both masks are empty and 0 when one is; a ratio whose denominator is 0 is NaN: the sensitivity without a lesion,
+        the specificity without background, the correlation (mcc) where one of the masks is empty or full.
+
+    >>> lesion, nothing = torch.tensor([[[[1.0, 0.0]]]]), torch.zeros(1, 1, 1, 2)
+    >>> {name: value.item() for name, value in case_metrics(nothing, lesion).items()}
+    {'dice': 0.0, 'jaccard': 0.0, 'accuracy': 0.5, 'sensitivity': 0.0, 'specificity': 1.0, 'mcc': nan}
+    """
+    confusion = get_confusion_matrix(prediction, target)
+    overlap = {
+        "dice": compute_dice(prediction, target, ignore_empty=False),
+        "jaccard": compute_iou(prediction, target, ignore_empty=False),
+    }
+    ratios = {name: compute_confusion_matrix_metric(metric, confusion) for name, metric in METRICS.items()}
+    return {name: values[:, 0] for name, values in (overlap | ratios).items()}
+
+
+class CaseTable:
+    """Write the scores of every case to `cases.csv`, and its predicted mask to `masks/<case>.png`.
+
+    The columns are case, image, label and those of :func:`case_metrics`; an undefined score is an empty cell. The
+    folder appears when all is evaluated, in place of an earlier one. For evaluators whose batches have "case", in one
+    process.
+
+    Args:
+        folder: of the table and the masks.
+        items: the evaluated datalist: "case", "image" and "label" of each item are written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], items: Iterable[Mapping[str, str]]) -> None:
+        self.folder = Path(folder)
+        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        self.items = {item["case"]: item for item in items}
+        self.rows: list[dict[str, Any]] = []
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow an evaluator whose output holds "pred" and "label", both of 0 and 1."""
+        if idist.get_world_size() > 1:
+            raise ValueError("CaseTable works in one process; evaluate without torchrun")
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self) -> None:
+        self.rows = []
+        shutil.rmtree(self.partial, ignore_errors=True)
+        (self.partial / "masks").mkdir(parents=True)
+
+    def _add(self, engine: Workflow) -> None:
+        prediction, target = (torch.stack([output[key] for output in engine.state.output]) for key in ("pred", "label"))
+        scores = case_metrics(prediction, target)
+        for index, case in enumerate(item["case"] for item in engine.state.batch):
+            values = {name: value[index].item() for name, value in scores.items()}
+            defined = {name: "" if np.isnan(value) else value for name, value in values.items()}
+            self.rows.append({key: self.items[case][key] for key in ("case", "image", "label")} | defined)
+            # MONAI's readers put the horizontal axis first, Pillow the vertical one.
+            mask = prediction[index, 0].T.mul(255).byte().cpu().numpy()
+            Image.fromarray(mask).save(self.partial / "masks" / f"{case}.png")
+
+    def _finish(self) -> None:
+        _write_table(self.partial / "cases.csv", self.rows)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.replace(self.partial, self.folder)
+        means = {name: np.mean([row[name] for row in self.rows]) for name in ("dice", "jaccard")}
+        logger.info("%d cases in %s: mean Dice %.4f, mean Jaccard %.4f", len(self.rows), self.folder, *means.values())
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a CSV file in one step."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(partial, path)
