@@ -1,0 +1,177 @@
+"""The command line. A command imports what it needs only when it runs, so that help is quick."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+import monai_lossext
+
+app = typer.Typer(
+    help="Segmentation losses for medical imaging, and honest comparisons between them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable cases instead of stopping.")]
+
+
+@contextmanager
+def _one_line(*errors: type[Exception]) -> Iterator[None]:
+    """Show what the user did wrong as a message instead of a traceback."""
+    try:
+        yield
+    except errors as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(monai_lossext.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def compare(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to train.")],
+    losses: Annotated[str, typer.Option(help="With commas: class names, overlays of the bundle, or overlay files.")],
+    dataset_dir: Annotated[str, typer.Option(help="Folder of the data set, or 'synthetic' for phantoms.")],
+    output: Annotated[Path, typer.Option(help="Folder for runs and report. The same command continues a study.")],
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every training (default: the bundle's).")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings per loss, with seeds counted up from --seed.")] = 1,
+    section: Annotated[str, typer.Option(help="Cases to compare on: validation or testing.")] = "validation",
+    baseline: Annotated[str, typer.Option(help="Loss to compare with (default: soft_dice, or the first).")] = "",
+    config: Annotated[
+        list[Path] | None, typer.Option(help="Further config file for all losses, such as a protocol. Repeatable.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Config value for all losses. Repeatable.")
+    ] = None,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Train a bundle under several losses and report which differences between them the data show."""
+    from monai_lossext.compare.check import plan_study
+    from monai_lossext.compare.plan import StudyError
+    from monai_lossext.compare.report import write_report
+    from monai_lossext.compare.results import read_results
+    from monai_lossext.compare.run import run_study
+    from monai_lossext.compare.terminal import TerminalWatcher, summary_table
+    from monai_lossext.data import DatalistError
+
+    console = Console()
+    pairs = [text.partition("=") for text in override or []]
+    with _one_line(StudyError, DatalistError):
+        if not all(equals for _, equals, _ in pairs):
+            raise StudyError(f"--override: expected KEY=VALUE, got {' '.join(override or [])}")
+        console.print("Checking bundle, losses and data set")
+        study = plan_study(
+            bundle,
+            [name.strip() for name in losses.split(",") if name.strip()],
+            dataset_dir,
+            output,
+            epochs=epochs,
+            seeds=tuple(range(seed, seed + seeds)),
+            section=section,
+            baseline=baseline,
+            configs=config or [],
+            overrides={key: value for key, _, value in pairs},
+            skip_bad=skip_bad,
+        )
+    try:
+        with TerminalWatcher(study, console) as watcher:
+            outcomes = run_study(study, watcher)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command continues the study", err=True)
+        raise typer.Exit(130) from None
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if len(failed) < len(outcomes):
+        with _one_line(StudyError):
+            results = read_results(study, outcomes)
+        report = write_report(results)
+        console.print(summary_table(results))
+        console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
+    if failed:
+        typer.echo(f"error: {len(failed)} of {len(outcomes)} runs failed; the same command tries them again", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def losses(
+    name: Annotated[str | None, typer.Argument(help="One loss to show in full, by class name or overlay.")] = None,
+) -> None:
+    """List the losses of the catalogue, or show one."""
+    from monai_lossext.losses import catalogue
+
+    entries = catalogue()
+    console = Console()
+    if name is None:
+        table = Table(Column("Loss", no_wrap=True), "Family", "Formula", "Good for")
+        for entry in entries:
+            table.add_row(entry.name, entry.family, escape(entry.formula), escape(entry.good_for))
+        console.print(table)
+        return
+    names = {key.lower(): entry for entry in entries for key in (entry.name, entry.overlay)}
+    with _one_line(LookupError):
+        if name.lower() not in names:
+            close = difflib.get_close_matches(name.lower(), names, n=1)
+            hint = f"; did you mean {names[close[0]].name}?" if close else ""
+            raise LookupError(f"there is no loss {name} in the catalogue{hint}")
+    entry = names[name.lower()]
+    table = Table(show_header=False, title=entry.name, title_justify="left")
+    for field in ("family", "formula", "range", "good_for", "paper", "monai", "difference", "target", "overlay"):
+        table.add_row(field.replace("_", " "), escape(getattr(entry, field)))
+    console.print(table)
+
+
+@app.command()
+def datalist(
+    dataset_dir: Annotated[str, typer.Argument(help="Folder of ISIC 2017, PH2, DermoFit, or of images/ and masks/.")],
+    output: Annotated[Path | None, typer.Option(help="Write the datalist as JSON, as MONAI reads it.")] = None,
+    layout: Annotated[str, typer.Option(help="auto, isic2017, ph2, dermofit or plain.")] = "auto",
+    split_file: Annotated[Path | None, typer.Option(help="YAML or JSON with the cases of each part.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of a random split, where there is no official one.")] = 0,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Recognise the layout of a data set, check every picture and mask, and count the cases of each part."""
+    from monai_lossext.data import skin_lesion_datalist, write_datalist
+
+    with _one_line(ValueError, OSError):
+        parts = skin_lesion_datalist(dataset_dir, layout=layout, split_file=split_file, seed=seed, skip_bad=skip_bad)
+        for section, items in parts.items():
+            typer.echo(f"{section}: {len(items)} cases")
+        if output is not None:
+            typer.echo(f"written: {write_datalist(parts, output)}")
+
+
+@app.command()
+def synthesize(
+    folder: Annotated[Path, typer.Argument(help="An empty or new folder.")],
+    cases: Annotated[int, typer.Option(min=4, help="How many pictures.")] = 240,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+) -> None:
+    """Write dermoscopy phantoms with their masks, in the layout of ISIC 2017."""
+    from monai_lossext.data import write_dermoscopy_phantoms
+
+    with _one_line(ValueError, OSError):
+        typer.echo(f"written: {write_dermoscopy_phantoms(folder, cases, seed=seed)}")

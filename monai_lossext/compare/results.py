@@ -1,0 +1,80 @@
+"""Read what the runs of a study have written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from monai_lossext.compare.plan import Study, StudyError
+from monai_lossext.compare.run import Outcome
+from monai_lossext.compare.statistics import Comparison, compare_pairs
+
+# What the columns of cases.csv are called in reports, in their order there. Any other column is called by its own name.
+METRICS = {
+    "jaccard": "Jaccard index",
+    "dice": "Dice coefficient",
+    "mcc": "Matthews correlation",
+    "accuracy": "Accuracy",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+}
+TESTED = "jaccard"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the finished runs of a study have shown; losses are called by their labels.
+
+    Attributes:
+        study: the study.
+        cases: a row a run and case: ``loss``, ``seed``, ``case``, paths ``image``, ``label``, ``mask``, the `metrics`.
+        histories: a row a run and epoch: ``loss``, ``seed`` and the columns of history.csv.
+        metrics: the metrics' columns.
+        failed: the runs that are missing.
+    """
+
+    study: Study
+    cases: pd.DataFrame
+    histories: pd.DataFrame
+    metrics: list[str]
+    failed: list[Outcome]
+
+    @property
+    def losses(self) -> list[str]:
+        """Labels of the losses that have a finished run, in the study's order."""
+        present = set(self.cases["loss"])
+        return [loss.label for loss in self.study.losses if loss.label in present]
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """The tests of all pairs of losses."""
+        return compare_pairs(self.cases, TESTED)
+
+
+def metric_name(metric: str) -> str:
+    """Return what a metric's column is called in reports."""
+    return METRICS.get(metric, metric)
+
+
+def read_results(study: Study, outcomes: list[Outcome]) -> Results:
+    """Read the files of the finished runs, of which there must be one at least."""
+    cases, histories = [], []
+    for run in (outcome.run for outcome in outcomes if not outcome.error):
+        folder = run.folder / "evaluation"
+        # Read as text first, because a case may be called 007 or NA.
+        table = pd.read_csv(folder / "cases.csv", dtype=str, keep_default_na=False)
+        missing = {"case", "image", "label", TESTED}.difference(table.columns)
+        if missing:
+            raise StudyError(f"{folder / 'cases.csv'} lacks the columns {', '.join(sorted(missing))}")
+        names = table[["case", "image", "label"]]
+        table = names.join(table.drop(columns=names.columns).replace("", "nan").astype(float))
+        masks = [str(folder / "masks" / f"{case}.png") for case in table["case"]]
+        cases.append(table.assign(loss=run.loss.label, seed=run.seed, mask=masks))
+        histories.append(pd.read_csv(run.folder / "history.csv").assign(loss=run.loss.label, seed=run.seed))
+    table = pd.concat(cases, ignore_index=True)
+    found = [column for column in table if column not in ("loss", "seed", "case", "image", "label", "mask")]
+    metrics = [metric for metric in METRICS if metric in found] + [metric for metric in found if metric not in METRICS]
+    failed = [outcome for outcome in outcomes if outcome.error]
+    return Results(study, table, pd.concat(histories, ignore_index=True), metrics, failed)

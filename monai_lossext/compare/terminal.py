@@ -1,0 +1,102 @@
+"""What a study shows on the terminal: progress while it runs, then its table."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from monai_lossext.compare.conclusions import format_p
+from monai_lossext.compare.plan import Run, Study
+from monai_lossext.compare.report import summary_rows
+from monai_lossext.compare.results import TESTED, Results, metric_name
+from monai_lossext.compare.run import Outcome
+
+SHORT_NAMES = {
+    "jaccard": "Jaccard",
+    "dice": "Dice",
+    "mcc": "MCC",
+    "accuracy": "Acc.",
+    "sensitivity": "Sens.",
+    "specificity": "Spec.",
+}
+
+
+class TerminalWatcher:
+    """Shows how a study goes on: a bar over all epochs where the console is a terminal, and a line as each run ends."""
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self.study = study
+        self.console = console
+        self.ended_runs = 0
+        self.begin = 0.0
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=len(study.runs()) * study.epochs)
+
+    def __enter__(self) -> TerminalWatcher:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def started(self, run: Run, resumed: bool) -> None:
+        """Name the run whose training begins."""
+        self.begin = time.monotonic()
+        number = f"{self.ended_runs + 1}/{len(self.study.runs())}"
+        self.console.print(f"[bold]{number} {escape(run.name)}[/]: {'goes on' if resumed else 'starts'}")
+        self.bar.update(self.task, description=escape(run.name))
+
+    def epoch(self, run: Run, done: int, row: dict[str, str]) -> None:
+        """Show the newest epoch of the run."""
+        score = float(row.get(f"val_{TESTED}") or "nan")
+        text = f"{escape(run.name)}: epoch {done}/{self.study.epochs}, {metric_name(TESTED)} {score:.3f}"
+        self.bar.update(self.task, description=text, completed=self.ended_runs * self.study.epochs + done)
+
+    def ended(self, outcome: Outcome) -> None:
+        """Say how the run ended."""
+        self.ended_runs += 1
+        if outcome.error:
+            what, *log = outcome.error.splitlines()
+            ending = f"[red]{escape(what)}[/]" + "".join(f"\n    {escape(line)}" for line in log[-1:])
+        elif outcome.reused:
+            ending = "was finished before"
+        else:
+            ending = f"[green]finished[/] in {timedelta(seconds=round(time.monotonic() - self.begin))}"
+        self.console.print(f"  {escape(outcome.run.name)}: {ending}", highlight=False, soft_wrap=True)
+        self.bar.update(self.task, completed=self.ended_runs * self.study.epochs)
+
+
+def summary_table(results: Results) -> Table:
+    """Return the table of mean ± standard error per loss and metric, with the p-values against the baseline."""
+    study = results.study
+    table = Table(
+        title=f"{study.section} cases: mean ± standard error",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption=f"p: {metric_name(TESTED)} against {escape(study.label(study.baseline))}, Wilcoxon signed-rank, Holm",
+    )
+    table.add_column("Loss", no_wrap=True, max_width=20)
+    for metric in results.metrics:
+        name = SHORT_NAMES.get(metric, metric)
+        table.add_column(name, justify="right", min_width=max(6, len(name)))
+    table.add_column("p", justify="right", no_wrap=True)
+    for row in summary_rows(results):
+        p = "–" if row.p is None else format_p(row.p).removeprefix("= ").replace(" ", "")
+        # A narrow terminal breaks a cell at its one space.
+        cells = [row.cells[metric].replace("± ", "±") for metric in results.metrics]
+        table.add_row(escape(row.loss), *cells, p)
+    return table
