@@ -18,6 +18,8 @@ from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute
 from monai.utils import set_determinism
 from torch import Tensor
 
+from monai_lossext.files import replace_file
+
 try:
     import ignite.distributed as idist
     from ignite.engine import Events
@@ -272,6 +274,4 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    replace_file(path, text.getvalue())

@@ -8,20 +8,23 @@ import re
 import shlex
 from dataclasses import asdict
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import monai
 import pandas as pd
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+import monai_lossext
 from monai_lossext.compare.conclusions import findings, format_p, limits, method
 from monai_lossext.compare.figures import box_plot, density_plot, learning_curves, loss_curves, overlays
 from monai_lossext.compare.plan import Run
 from monai_lossext.compare.results import TESTED, Results, metric_name
-from monai_lossext.compare.run import bundle_command, write_file
+from monai_lossext.compare.run import bundle_command
 from monai_lossext.compare.statistics import summarise
+from monai_lossext.files import replace_file
 
 
 class SummaryRow(NamedTuple):
@@ -56,7 +59,7 @@ def write_report(results: Results) -> Path:
         notes.append(f"The outlines could not be drawn: {error}")
     data = {picture.name: picture.png() for picture in [*curves, *distributions, *outlines]}
     for name, png in data.items():
-        write_file(folder / "figures" / f"{name}.png", png)
+        replace_file(folder / "figures" / f"{name}.png", png)
 
     run = Run(study, study.losses[0], study.seeds[0])
     context = {
@@ -72,7 +75,7 @@ def write_report(results: Results) -> Path:
         "sections": {"Learning curves": curves, "Scores of the cases": distributions, "Pictures": outlines},
         "notes": notes,
         "commands": [shlex.join(["python", *bundle_command(run, evaluate=evaluate)[1:]]) for evaluate in (False, True)],
-        "versions": {name: version(name) for name in ("monai_lossext", "monai", "torch")},
+        "versions": {package.__name__: package.__version__ for package in (monai_lossext, monai, torch)},
         "today": date.today().isoformat(),
         "base64": {name: base64.b64encode(png).decode() for name, png in data.items()},
     }
@@ -85,7 +88,7 @@ def write_report(results: Results) -> Path:
     )
     environment.filters |= {"p": format_p, "metric": metric_name, "breakable": _breakable, "md": _markdown}
     for name in ("report.md", "report.html"):
-        write_file(folder / name, environment.get_template(name).render(context))
+        replace_file(folder / name, environment.get_template(name).render(context))
     return folder / "report.html"
 
 
@@ -108,7 +111,7 @@ def summary_rows(results: Results) -> list[SummaryRow]:
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
-    write_file(path, table.to_csv(index=False, lineterminator="\n"))
+    replace_file(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _breakable(name: str) -> Markup:

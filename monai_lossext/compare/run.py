@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 from monai_lossext.compare.plan import Run, Study
+from monai_lossext.files import replace_file
 
 BUNDLE_COMMAND = [sys.executable, "-m", "monai.bundle", "run"]
 POLL_SECONDS = 0.5
@@ -48,7 +48,7 @@ class Watcher(Protocol):
 def run_study(study: Study, watcher: Watcher) -> list[Outcome]:
     """Do all runs of a study; finished ones are kept, unfinished ones go on, a failed one does not stop the others."""
     study.output.mkdir(parents=True, exist_ok=True)
-    write_file(study.output / "study.yaml", yaml.safe_dump(study.as_dict(), sort_keys=False))
+    replace_file(study.output / "study.yaml", yaml.safe_dump(study.as_dict(), sort_keys=False))
     outcomes = []
     for run in study.runs():
         outcome = _do(run, watcher)
@@ -61,13 +61,6 @@ def read_state(folder: Path) -> dict[str, Any]:
     """Read how far a run folder is: `settings`, `trained`, `evaluated` (the section) and `error`; {} for a new one."""
     path = folder / "run.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader finds either the old or the whole new content."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(partial, path)
 
 
 def bundle_command(run: Run, *, evaluate: bool = False, resume: bool = False) -> list[str]:
@@ -107,7 +100,7 @@ def _do(run: Run, watcher: Watcher) -> Outcome:
 
 
 def _save(run: Run, state: dict[str, Any]) -> None:
-    write_file(run.folder / "run.json", json.dumps(state, indent=2) + "\n")
+    replace_file(run.folder / "run.json", json.dumps(state, indent=2) + "\n")
 
 
 def _call(command: list[str], run: Run, watcher: Watcher) -> str:

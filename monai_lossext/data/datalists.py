@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from monai_lossext.files import replace_file
+
 SECTIONS = ("training", "validation", "testing")
 
 Item = dict[str, str]
@@ -44,7 +46,5 @@ def write_datalist(
         for section, items in datalist.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    replace_file(path, json.dumps(content, indent=1) + "\n")
     return path
