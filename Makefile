@@ -10,7 +10,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Phantoms are easy and small in number, real pictures take the bundle's whole training.
 ifeq ($(DATA),synthetic)
-DEMO_OPTIONS := --epochs 24 --override synthetic_cases=500 --section testing
+DEMO_OPTIONS := --section testing --epochs 24 --override synthetic_cases=500 --override batch_size=10 \
+    --override learning_rate=0.002
 else
 DEMO_OPTIONS := --section validation
 endif

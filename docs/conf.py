@@ -52,6 +52,9 @@ def write_family_pages(app: Sphinx) -> None:
                 f"- **Range** {entry.range}",
                 f"- **Source** {entry.paper}",
                 f"- **Nearest in MONAI** {entry.monai}: {entry.difference}",
+                *([f"- **Combine with** {entry.partner}"] if entry.partner else []),
+                *([f"- **Without gradient** {entry.without_gradient}"] if entry.without_gradient else []),
+                f"- **Compiles into one graph** {'yes' if entry.graph else 'no: distances are computed on the CPU'}",
                 "",
                 "```{eval-rst}",
                 f".. autoclass:: {entry.target}",
@@ -63,6 +66,12 @@ def write_family_pages(app: Sphinx) -> None:
             (folder / f"{family}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def escape_axes(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep the ``*S`` of shapes from being read as the start of emphasis."""
+    lines[:] = [line.replace(" *S", r" \*S") for line in lines]
+
+
 def setup(app: Sphinx) -> None:
-    """Register the step that writes the pages of the losses."""
+    """Register what is done before the build and to each docstring."""
     app.connect("builder-inited", write_family_pages)
+    app.connect("autodoc-process-docstring", escape_axes)

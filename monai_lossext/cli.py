@@ -121,14 +121,16 @@ def losses(
     name: Annotated[str | None, typer.Argument(help="One loss to show in full, by class name or overlay.")] = None,
 ) -> None:
     """List the losses of the catalogue, or show one."""
+    import yaml
+
     from monai_lossext.losses import catalogue
 
     entries = catalogue()
     console = Console()
     if name is None:
-        table = Table(Column("Loss", no_wrap=True), "Family", "Formula", "Good for")
+        table = Table(Column("Loss", no_wrap=True), "Family", "Good for")
         for entry in entries:
-            table.add_row(entry.name, entry.family, escape(entry.formula), escape(entry.good_for))
+            table.add_row(entry.name, entry.family, escape(entry.good_for))
         console.print(table)
         return
     names = {key.lower(): entry for entry in entries for key in (entry.name, entry.overlay)}
@@ -139,9 +141,12 @@ def losses(
             raise LookupError(f"there is no loss {name} in the catalogue{hint}")
     entry = names[name.lower()]
     table = Table(show_header=False, title=entry.name, title_justify="left")
-    for field in ("family", "formula", "range", "good_for", "paper", "monai", "difference", "target", "overlay"):
-        table.add_row(field.replace("_", " "), escape(getattr(entry, field)))
+    fields = ["family", "formula", "range", "good_for", "paper", "monai", "difference", "partner", "without_gradient"]
+    for field in [*fields, "arguments", "overlay"]:
+        if getattr(entry, field):
+            table.add_row(field.replace("_", " "), escape(getattr(entry, field)))
     console.print(table)
+    typer.echo(yaml.safe_dump({"loss": entry.config}, sort_keys=False), nl=False)
 
 
 @app.command()

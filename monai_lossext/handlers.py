@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import logging
 import os
@@ -19,6 +20,7 @@ from monai.utils import set_determinism
 from torch import Tensor
 
 from monai_lossext.files import replace_file
+from monai_lossext.losses import CompoundLoss
 
 try:
     import ignite.distributed as idist
@@ -28,7 +30,7 @@ try:
 except ImportError as error:
     raise ImportError(f'monai_lossext.handlers needs {error.name}: pip install "monai_lossext[bundles]"') from error
 
-__all__ = ["CaseTable", "EpochSeed", "RunCheckpoints", "RunHistory", "case_metrics"]
+__all__ = ["CaseTable", "EpochSeed", "LossParts", "RunCheckpoints", "RunHistory", "TermSchedule", "case_metrics"]
 
 logger = logging.getLogger(__name__)
 
@@ -266,6 +268,97 @@ class CaseTable:
         os.replace(self.partial, self.folder)
         means = {name: np.mean([row[name] for row in self.rows]) for name in ("dice", "jaccard")}
         logger.info("%d cases in %s: mean Dice %.4f, mean Jaccard %.4f", len(self.rows), self.folder, *means.values())
+
+
+class TermSchedule:
+    """Set the weight of a compound loss's term at the start of every epoch, as boundary losses want it.
+
+    The weights depend on the number of the epoch alone, so that a continued run goes on where it was.
+
+    Args:
+        loss: the compound loss; each of its terms keeps weights that this does not set.
+        term: name of the term whose weight grows from epoch to epoch.
+        mode: ``"add"``, the weight is ``step`` in epoch 1, twice that in epoch 2 and so on; the other terms keep
+            theirs. ``"steal"``, the weight is 1 - a and that of the others a, which falls from 1 by ``step`` an epoch.
+        step: change from one epoch to the next, above 0.
+        floor: least a of ``"steal"``, in [0, 1].
+
+    Raises:
+        ValueError: when there is no such term or mode, or a number is out of range.
+
+    >>> from monai_lossext.losses import BoundaryDistanceLoss, CompoundLoss, SoftDiceLoss
+    >>> loss = CompoundLoss({"dice": SoftDiceLoss(), "boundary": BoundaryDistanceLoss()})
+    >>> TermSchedule(loss, "boundary", mode="steal").weights(epoch=26)
+    {'dice': 0.75, 'boundary': 0.25}
+    """
+
+    def __init__(
+        self, loss: CompoundLoss, term: str, mode: str = "add", step: float = 0.01, floor: float = 0.01
+    ) -> None:
+        if term not in loss.terms:
+            raise ValueError(f"term must be one of {', '.join(map(repr, loss.terms))}, got {term!r}.")
+        if mode not in ("add", "steal"):
+            raise ValueError(f"mode must be 'add' or 'steal', got {mode!r}.")
+        if not step > 0 or not 0 <= floor <= 1:
+            raise ValueError(f"step must be above 0 and floor in [0, 1], got {step} and {floor}.")
+        self.loss, self.term, self.mode, self.step, self.floor = loss, term, mode, step, floor
+
+    def attach(self, engine: Workflow) -> None:
+        """Set the weights at the start of each of the engine's epochs."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Workflow) -> None:
+        """Set the weights of the engine's epoch."""
+        for name, weight in self.weights(engine.state.epoch).items():
+            self.loss.set_weight(name, weight)
+
+    def weights(self, epoch: int) -> dict[str, float]:
+        """Return the weights that change, by name of the term, in an epoch counted from 1."""
+        if self.mode == "add":
+            return {self.term: self.step * epoch}
+        rest = max(1 - self.step * (epoch - 1), self.floor)
+        return {name: 1 - rest if name == self.term else rest for name in self.loss.terms}
+
+
+class LossParts:
+    """Put the mean of each term of a compound loss, and its weight, among a trainer's metrics after every epoch.
+
+    They are called ``loss_`` and ``weight_`` with the name of the term, and MONAI's StatsHandler,
+    TensorBoardStatsHandler and MLFlowHandler log them as they do all metrics. The values are taken as the loss computes them.
+
+    Args:
+        loss: the compound loss, as the trainer calls it.
+    """
+
+    def __init__(self, loss: CompoundLoss) -> None:
+        self.loss = loss
+        self.totals: dict[str, Tensor] = {}
+        self.hooks: list[Any] = []
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow a trainer; attach before the handlers that log."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+
+    def _start(self) -> None:
+        self._unhook()
+        self.totals = {}
+        self.hooks = [
+            term.register_forward_hook(functools.partial(self._add, name)) for name, term in self.loss.terms.items()
+        ]
+
+    def _add(self, name: str, term: torch.nn.Module, inputs: Any, value: Tensor) -> None:
+        self.totals[name] = self.totals.get(name, 0.0) + value.detach()
+
+    def _unhook(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _finish(self, engine: Workflow) -> None:
+        self._unhook()
+        for name, total in self.totals.items():
+            mean = idist.all_reduce(total.item() / engine.state.epoch_length) / idist.get_world_size()
+            engine.state.metrics |= {f"loss_{name}": mean, f"weight_{name}": self.loss.weights[name]}
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from monai.bundle import ConfigParser
 from typer.testing import CliRunner, Result
 
 import monai_lossext
@@ -42,6 +44,9 @@ def test_losses_are_listed_and_shown_in_full() -> None:
             assert shown.exit_code == 0
             assert entry.target in shown.output
             assert entry.paper.split(",")[0] in shown.output
+        config = yaml.safe_load(shown.output[shown.output.index("loss:") :])
+        built = ConfigParser(config).get_parsed_content("loss")
+        assert entry.name in [type(module).__name__ for module in built.modules()]
 
 
 def test_an_unknown_loss_gets_a_hint() -> None:

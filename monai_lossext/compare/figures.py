@@ -53,7 +53,7 @@ class Picture:
     def png(self) -> bytes:
         """Draw the figure."""
         stream = io.BytesIO()
-        self.figure.savefig(stream, format="png", dpi=160)
+        self.figure.savefig(stream, format="png", dpi=160, bbox_inches="tight")
         return stream.getvalue()
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from .counts import Activation, Counts, SumOverProcesses, soft_counts
+from .counts import Activation, Counts, SumOverProcesses, accumulator_dtype, soft_counts
+from .likelihoods import Voxels, read_voxels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,11 +31,16 @@ class LossOptions(TypedDict, total=False):
     ignore_index: int | None
 
 
-class RegionOptions(LossOptions, total=False):
+class ClasswiseOptions(LossOptions, total=False):
+    """Keyword options of every loss that says what absent classes contribute."""
+
+    empty: str
+
+
+class RegionOptions(ClasswiseOptions, total=False):
     """Keyword options of every loss made of soft counts."""
 
     batch: bool
-    empty: str
     distributed: bool
 
 
@@ -50,6 +56,22 @@ def non_negative(**named: float) -> float:
     ((name, value),) = named.items()
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
+    return float(value)
+
+
+def positive(**named: float) -> float:
+    """Return the one named number as float; raise ValueError unless it is finite and above 0."""
+    ((name, value),) = named.items()
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a finite number above 0, got {value}.")
+    return float(value)
+
+
+def fraction(**named: float) -> float:
+    """Return the one named number as float; raise ValueError unless it lies in [0, 1]."""
+    ((name, value),) = named.items()
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}.")
     return float(value)
 
 
@@ -70,6 +92,7 @@ class Reading:
     labels: bool
     mask: Tensor | None  # (B, 1, *S) or (B, C, *S) voxel weights
     classes: Tensor | None  # (B, C), which classes were annotated
+    distance_map: Tensor | None  # (B, C, *S), as the caller gave it
 
 
 class SegmentationLoss(_Loss):
@@ -158,9 +181,9 @@ class SegmentationLoss(_Loss):
             AssertionError: when the shape of target or mask does not fit the input's.
             ValueError: when the number of dimensions, a label, a target's value or a voxel weight is out of range.
         """
-        classes = None
+        classes = distance_map = None
         if isinstance(target, Mapping):
-            target, mask, classes = _unpacked(target, mask)
+            target, mask, classes, distance_map = _unpacked(target, mask)
         input, target = _plain(input), _plain(target).detach()
         if not 3 <= input.ndim <= 5:
             raise ValueError(f"input must be (B, C, *S) with 1 to 3 spatial dimensions, got {tuple(input.shape)}.")
@@ -188,7 +211,13 @@ class SegmentationLoss(_Loss):
             classes = _plain(torch.as_tensor(classes, device=input.device)).bool()
             if classes.shape != input.shape[:2]:
                 raise AssertionError(f"classes must be (B, C) = {tuple(input.shape[:2])}, got {tuple(classes.shape)}.")
-        return Reading(input, target, labels, mask, classes)
+        if distance_map is not None:
+            distance_map = _plain(torch.as_tensor(distance_map, device=input.device)).detach()
+            if distance_map.shape != input.shape:
+                raise AssertionError(
+                    f"distance_map must have the input's shape {tuple(input.shape)}, got {tuple(distance_map.shape)}."
+                )
+        return Reading(input, target, labels, mask, classes, distance_map)
 
     def _options_for_several_channels(self) -> Iterator[tuple[str, bool]]:
         yield "softmax=True", self.softmax
@@ -215,34 +244,65 @@ class SegmentationLoss(_Loss):
         return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
 
 
-class RegionLoss(SegmentationLoss):
-    """Base of all losses that are functions of soft counts. A new one defines :meth:`per_class`.
+class ClasswiseLoss(SegmentationLoss):
+    """Base of all losses that judge a class of a sample as a whole, and need a rule for absent classes.
 
     Args:
-        batch: sum the counts over the batch before any ratio, as if it were one large image.
         empty: what a class contributes that is absent from the target: ``"penalize"``, the mean predicted probability
             of the class, so that false positives on empty images always have a useful gradient; ``"formula"``, the
             paper's formula as it stands; ``"skip"``, nothing, it is left out of the mean.
-        distributed: with ``batch=True``, sum the counts over all processes, so that N processes train like one.
 
     Takes also the arguments of :class:`SegmentationLoss`.
     """
 
+    def __init__(self, *args: Any, empty: str = "penalize", **options: Unpack[LossOptions]) -> None:
+        super().__init__(*args, **options)
+        self.empty = one_of(EMPTY_RULES, empty=empty)
+
+    def settled(self, value: Tensor, n: Tensor, undecided: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Apply class weights and the empty rule, and reduce.
+
+        Args:
+            value: (B, C), the formula's value, or (B, 1) if the loss joins the classes.
+            n: (B, C), weighted number of voxels; where it is 0, nothing is to be judged.
+            undecided: pairs of where the formula cannot judge a prediction and of the mean wrong probability to use
+                there, both of the shape of ``value``.
+        """
+        value = self.weighted(value)
+        valid = n > 0 if value.shape == n.shape else (n > 0).any(1, keepdim=True)
+        if self.empty != "formula":
+            for where, wrong in undecided:
+                if self.empty == "penalize":
+                    value = torch.where(where, self.weighted(wrong), value)
+                else:
+                    valid = valid & ~where
+        return self.reduced(value, valid)
+
+
+class RegionLoss(ClasswiseLoss):
+    """Base of all losses that are functions of soft counts. A new one defines :meth:`per_class`.
+
+    Args:
+        batch: sum the counts over the batch before any ratio, as if it were one large image.
+        distributed: with ``batch=True``, sum the counts over all processes, so that N processes train like one.
+
+    Takes also the arguments of :class:`ClasswiseLoss`.
+    """
+
     squares = False  # whether per_class needs the sums of squares
+    errors = False  # whether per_class needs the sums of squared errors
 
     def __init__(
         self,
         *args: Any,
         batch: bool = False,
-        empty: str = "penalize",
         distributed: bool = False,
-        **options: Unpack[LossOptions],
+        **options: Unpack[ClasswiseOptions],
     ) -> None:
         super().__init__(*args, **options)
         if distributed and not batch:
             raise ValueError("distributed=True sums the counts of all processes and needs batch=True, got batch=False.")
         self.batch = batch
-        self.empty = one_of(EMPTY_RULES, empty=empty)
         self.distributed = distributed
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
@@ -267,17 +327,8 @@ class RegionLoss(SegmentationLoss):
         """
         reading = self.read(input, target, mask)
         counts = self.counts(reading)
-        value = self.weighted(self.per_class(counts))
-        valid = (
-            (counts.n > 0).expand_as(value) if value.shape == counts.n.shape else (counts.n > 0).all(1, keepdim=True)
-        )
-        if self.empty != "formula":
-            for undecided, wrong in self.undecided(counts):
-                if self.empty == "penalize":
-                    value = torch.where(undecided, self.weighted(wrong), value)
-                else:
-                    valid = valid & ~undecided
-        return self.reduced(value, valid).to(torch.promote_types(reading.input.dtype, torch.float32))
+        value = self.settled(self.per_class(counts), counts.n, self.undecided(counts))
+        return value.to(torch.promote_types(reading.input.dtype, torch.float32))
 
     def counts(self, reading: Reading) -> Counts:
         """Return the soft counts, (B, C) or with ``batch=True`` (1, C), without the background if it is excluded."""
@@ -289,6 +340,7 @@ class RegionLoss(SegmentationLoss):
             labels=reading.labels,
             mask=reading.mask,
             squares=self.squares,
+            errors=self.errors,
         )
         if reading.classes is not None:
             sums = sums * reading.classes
@@ -298,7 +350,8 @@ class RegionLoss(SegmentationLoss):
             sums = SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         if not self.include_background and channels > 1:
             sums = sums[:, :, 1:]
-        return Counts(*sums.unbind(0))
+        more = ("missed", "added") if self.errors else ("pp", "gg")
+        return Counts(*sums[:4].unbind(0), **dict(zip(more, sums[4:], strict=False)))
 
     def per_class(self, counts: Counts) -> Tensor:
         """Return the loss of each sample and class, (B, C), or (B, 1) if the loss joins the classes."""
@@ -331,10 +384,100 @@ class OverlapLoss(RegionLoss):
         return safe_ratio(numerator + self.smooth_nr, denominator + self.smooth_dr, otherwise=1.0)
 
 
+class VoxelLoss(SegmentationLoss):
+    r"""Base of all losses that are a mean over voxels. A new one defines :meth:`likelihood`, :meth:`balance` or both.
+
+    With ``softmax``, and for other predictions in several channels except with ``sigmoid``, a voxel has one class and
+    its value is the sum over the classes of :math:`-g_c \log p_c`. Otherwise every channel is a problem of its own,
+    with :math:`-g \log p - (1 - g) \log (1 - p)`. Given probabilities are clamped to [1e-7, 1 - 1e-7].
+
+    What is left out where a class does not count (the background with ``include_background=False``, a class that was
+    not annotated in the scan) is its channel, and with exclusive classes the voxels that belong to it.
+
+    Takes the arguments of :class:`SegmentationLoss`.
+    """
+
+    exclusive_classes = True  # whether several channels without sigmoid are classes that exclude each other
+
+    def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
+            target: as for :meth:`RegionLoss.forward`.
+            mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
+
+        Returns:
+            A scalar, the mean over all voxels of the batch that count (the weighted mean with a mask), or for
+            ``reduction="none"`` one value a voxel times its weight: (B, 1, *S) for exclusive classes, else (B, C, *S),
+            without the background where that is excluded. In the input's dtype, at least float32.
+
+        Raises:
+            AssertionError: when the shape of target or mask does not fit the input's.
+            ValueError: when the number of dimensions, a label, a target's value, a voxel weight or the number of
+                class weights is wrong.
+        """
+        reading = self.read(input, target, mask)
+        channels = reading.input.shape[1]
+        voxels = read_voxels(
+            reading.input,
+            reading.target,
+            activation=self.activation(channels),
+            exclusive=self.exclusive_classes and channels > 1 and not self.sigmoid,
+            labels=reading.labels,
+            mask=reading.mask,
+            kept=reading.classes,
+            first=self.first(channels),
+        )
+        value, weight = self.per_voxel(reading, voxels)
+        weighed = value * weight
+        if self.reduction == "none":
+            return weighed
+        total = weighed.sum(dtype=accumulator_dtype(value))
+        if self.reduction == "mean":
+            total = mean(total, weight.expand_as(value).sum(dtype=total.dtype))
+        return total.to(value.dtype)
+
+    def first(self, channels: int) -> int:
+        """Return the first channel that counts."""
+        return 0 if self.include_background or channels == 1 else 1
+
+    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        """Return each voxel's loss, (B, 1, *S) or (B, C, *S), and its weight in the mean."""
+        return voxels.map(self.likelihood).total(*self.factors(voxels)), voxels.weight
+
+    def likelihood(self, nll: Tensor) -> Tensor:
+        """Return the loss at the negative log-likelihood of what the voxel is."""
+        return nll
+
+    def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        """Return factors of what is inside and outside of each class, (B or 1, C); exclusive classes: inside only."""
+        return voxels.per_class(1.0, 1.0)
+
+    def factors(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+        """Return :meth:`balance` times the class weights."""
+        inside, outside = self.balance(voxels)
+        if self.weight is None:
+            return inside, outside
+        first = self.first(voxels.classes) if voxels.exclusive else 0
+        weight = self.weighted(torch.ones_like(inside[:1, first:]))
+        weight = torch.nn.functional.pad(weight, (first, 0), value=1.0)  # the background's voxels do not count anyway
+        return inside * weight, outside * weight
+
+
 def safe_ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:
     """Divide where the denominator is not 0, with no NaN in the gradient elsewhere; NaN of the input stays NaN."""
     defined = denominator != 0
     return torch.where(defined, numerator / torch.where(defined, denominator, 1.0), otherwise)
+
+
+def safe_pow(x: Tensor, exponent: float, smallest: float = 1e-6) -> Tensor:
+    """Return x ** exponent for x of at least 0; below ``smallest`` a line through 0, whose slope is finite there."""
+    if exponent >= 1:
+        return x**exponent
+    x = torch.where(x < 0, 0.0, x)  # a smoothed index may exceed 1
+    steep = x < smallest
+    return torch.where(steep, x * smallest ** (exponent - 1), torch.where(steep, 1.0, x) ** exponent)
 
 
 def mean(total: Tensor, n: Tensor) -> Tensor:
@@ -347,13 +490,14 @@ def _plain(x: Tensor) -> Tensor:
     return x if type(x) is Tensor or torch.compiler.is_compiling() else x.as_subclass(Tensor)
 
 
-def _unpacked(target: Mapping[str, Any], mask: Tensor | None) -> tuple[Tensor, Tensor | None, Any]:
+def _unpacked(target: Mapping[str, Any], mask: Tensor | None) -> tuple[Tensor, Tensor | None, Any, Any]:
     unknown = sorted(set(target) - set(TARGET_KEYS))
     if unknown or "label" not in target:
         raise ValueError(f"a mapping target needs 'label' and may hold {TARGET_KEYS[1:]}, got keys {list(target)}.")
     if mask is not None and target.get("mask") is not None:
         raise ValueError("mask is given twice, as an argument and in the target; give it once.")
-    return target["label"], mask if mask is not None else target.get("mask"), target.get("classes")
+    mask = mask if mask is not None else target.get("mask")
+    return target["label"], mask, target.get("classes"), target.get("distance_map")
 
 
 def _without_ignored(

@@ -10,7 +10,30 @@ import re
 from dataclasses import dataclass
 
 from .base import SegmentationLoss
-from .region import LogCoshDiceLoss, MatthewsCorrelationLoss, SoftDiceLoss, SoftJaccardLoss, SoftTverskyLoss
+from .boundary import BoundaryDistanceLoss, HausdorffCVLoss, HausdorffDistanceLoss, HausdorffERLoss
+from .compound import ComboLoss, DiceHausdorffLoss, DiceTopKLoss, ExponentialLogarithmicLoss, JointLoss
+from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
+from .region import (
+    AsymmetricSimilarityLoss,
+    FocalTverskyLoss,
+    LogCoshDiceLoss,
+    MatthewsCorrelationLoss,
+    PenaltyGeneralizedDiceLoss,
+    ScaledGeneralizedDiceLoss,
+    SensitivitySpecificityLoss,
+    SoftDiceLoss,
+    SoftJaccardLoss,
+    SoftTverskyLoss,
+)
+from .voxel import (
+    BalancedCrossEntropyLoss,
+    DistanceMapCrossEntropyLoss,
+    FocalCrossEntropyLoss,
+    ShapeAwareLoss,
+    StructuralSimilarityCrossEntropyLoss,
+    TopKCrossEntropyLoss,
+    WeightedCrossEntropyLoss,
+)
 
 
 @dataclass(frozen=True)
@@ -26,9 +49,14 @@ class LossEntry:
         good_for: when to use it.
         monai: the nearest class of MONAI 1.6.1, or "none".
         difference: how it differs from that class.
+        partner: the loss of this package that it must be combined with to train from the start, or "".
+        without_gradient: wrong predictions that have no gradient by the loss's definition, with the reason, or "".
+        graph: whether ``torch.compile`` turns it into one graph.
+        activation: whether it takes an activation; otherwise it works on the logits themselves.
+        spatial: whether it matters where the voxels lie, so that leaving some out is not the same as cutting them out.
     """
 
-    cls: type[SegmentationLoss]
+    cls: type[SegmentationLoss] | type[JointLoss]
     family: str
     formula: str
     paper: str
@@ -36,6 +64,11 @@ class LossEntry:
     good_for: str
     monai: str
     difference: str
+    partner: str = ""
+    without_gradient: str = ""
+    graph: bool = True
+    activation: bool = True
+    spatial: bool = False
 
     @property
     def name(self) -> str:
@@ -48,16 +81,116 @@ class LossEntry:
         return f"monai_lossext.losses.{self.name}"
 
     @property
+    def config(self) -> dict[str, object]:
+        """A config of the loss for one class and logits, with its partner where it needs one."""
+        activation = {"sigmoid": True} if self.activation else {}
+        own = {"_target_": self.target, **activation}
+        if not self.partner:
+            return own
+        partner = {"_target_": f"monai_lossext.losses.{self.partner}", **activation}
+        compound = {"_target_": "monai_lossext.losses.CompoundLoss", "terms": {"partner": partner, "own": own}}
+        if self.cls is BoundaryDistanceLoss:  # its value, negative at best, is nothing to scale by
+            return {**compound, "weights": {"own": 0.01}}
+        return {**compound, "balance": "ratio"}
+
+    @property
+    def arguments(self) -> str:
+        """All arguments with their defaults, as a call shows them."""
+        return ", ".join(f"{name}={p.default!r}" for name, p in self.cls.__signature__.parameters.items())
+
+    @property
     def overlay(self) -> str:
         """File name, without ending, of the loss in the ``configs/loss`` folder of a bundle."""
         if self.cls is MatthewsCorrelationLoss:
             return "mcc"
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name.removesuffix("Loss")).lower()
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", self.name.removesuffix("Loss")).lower()
 
 
 _ALSO = "also masks, ignored and partial labels for any loss, float32 sums, and a gradient on empty targets"
+_MASKS = "masks, ignored and partial labels for any prediction"
 
 _CATALOGUE = (
+    LossEntry(
+        cls=WeightedCrossEntropyLoss,
+        family="voxel",
+        formula="mean(-w1 g log p - w0 (1 - g) log(1 - p)); exclusive classes: mean(-w_label log p_label)",
+        paper="Jadon 2020, Eq. 2, arXiv:2006.14822; Ma 2020, Eq. 3, arXiv:2005.13449",
+        range="[0, inf): perfect 0, undecided 0.69 times the mean factor",
+        good_for="setting what a missed voxel costs beside a false alarm; prior: classes of unequal size",
+        monai="FocalLoss(gamma=0)",
+        difference=f"factors, priors, both normalisations; mean over voxels, not over classes; {_MASKS}",
+    ),
+    LossEntry(
+        cls=BalancedCrossEntropyLoss,
+        family="voxel",
+        formula="mean(-b g log p - (1 - b) (1 - g) log(1 - p)), b = 1 - G / N of each sample",
+        paper="Jadon 2020, Eq. 3, arXiv:2006.14822",
+        range="[0, inf): perfect 0, sample of one class 0",
+        good_for="objects whose size differs much from image to image",
+        monai="none",
+        difference="FocalLoss(gamma=0, alpha=b) has a fixed b",
+        without_gradient="samples without foreground or without background: the weight of what is there is 0",
+    ),
+    LossEntry(
+        cls=FocalCrossEntropyLoss,
+        family="voxel",
+        formula="mean(-alpha_t (1 - p_t)^gamma log p_t), p_t = p where g = 1, else 1 - p",
+        paper="Jadon 2020, Eq. 4-7, arXiv:2006.14822; Ma 2020, Eq. 5, arXiv:2005.13449",
+        range="[0, inf): perfect 0, undecided 0.69 / 2^gamma",
+        good_for="many easy background voxels beside few hard ones",
+        monai="FocalLoss",
+        difference=f"equal with sigmoid; with softmax, MONAI's mean also divides by the number of classes; {_MASKS}",
+    ),
+    LossEntry(
+        cls=TopKCrossEntropyLoss,
+        family="voxel",
+        formula="mean of the k percent largest cross-entropies; or mean over the voxels with p_label < threshold",
+        paper="Ma 2020, Eq. 4, arXiv:2005.13449",
+        range="[0, inf): perfect 0, nothing kept 0",
+        good_for="large images of which most is easy, and clean labels",
+        monai="none",
+        difference="no counterpart",
+        without_gradient="voxels that are not among the hardest: they are not kept",
+    ),
+    LossEntry(
+        cls=DistanceMapCrossEntropyLoss,
+        family="voxel",
+        formula="mean((1 + phi) CE), phi = 1 at the border of each region and 0 at its deepest voxel",
+        paper="Jadon 2020, Eq. 22, arXiv:2006.14822; Ma 2020, Eq. 6, arXiv:2005.13449",
+        range="[0, inf): perfect 0, class that is absent or fills the picture: the cross-entropy",
+        good_for="sharper borders than the cross-entropy gives",
+        monai="none",
+        difference="no counterpart",
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=ShapeAwareLoss,
+        family="voxel",
+        formula="mean((1 + E) CE), E the mean distance from the predicted outline to the true one",
+        paper="Jadon 2020, Eq. 15-16, arXiv:2006.14822",
+        range="[0, inf): perfect 0, no outline: the cross-entropy",
+        good_for="outlines that lie far from the truth at places",
+        monai="none",
+        difference="no counterpart",
+        partner="SoftDiceLoss",
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=StructuralSimilarityCrossEntropyLoss,
+        family="voxel",
+        formula="sum(f e CE) / sum(f), e = |normalised g - normalised p| in a local window, f = [e > beta max e]",
+        paper="Jadon 2020, Eq. 24-27, arXiv:2006.14822",
+        range="[0, inf): perfect 0, constant prediction of an empty or full target 0",
+        good_for="thin structures and textured outlines, with lambda_ce for the plain cross-entropy",
+        monai="none",
+        difference="SSIMLoss compares pictures, not masks",
+        partner="WeightedCrossEntropyLoss",
+        without_gradient="neighbourhoods without any structure in prediction and target, which look alike, and those "
+        "that differ less than beta times the most different one",
+        spatial=True,
+    ),
     LossEntry(
         cls=SoftDiceLoss,
         family="region",
@@ -89,6 +222,82 @@ _CATALOGUE = (
         difference=f'equal with empty="formula"; {_ALSO}, and class weights',
     ),
     LossEntry(
+        cls=FocalTverskyLoss,
+        family="region",
+        formula="(1 - (TP + s) / (TP + alpha FP + beta FN + s))^(1 / gamma)",
+        paper="Ma 2020, Eq. 12, arXiv:2005.13449; Jadon 2020, Eq. 11, arXiv:2006.14822 (its gamma is 1 / gamma here)",
+        range="[0, 1]: perfect 0, disjoint 1, absent class: mean predicted probability",
+        good_for="small lesions next to large, easy ones: the last errors of a class are not given up",
+        monai="none",
+        difference="AsymmetricFocalTverskyLoss has another formula, for two classes and probabilities",
+    ),
+    LossEntry(
+        cls=AsymmetricSimilarityLoss,
+        family="region",
+        formula="1 - (TP + s) / (TP + beta^2 / (1 + beta^2) FN + 1 / (1 + beta^2) FP + s)",
+        paper="Ma 2020, Eq. 13, arXiv:2005.13449",
+        range="[0, 1]: perfect 0, disjoint 1, absent class: mean predicted probability",
+        good_for="high recall (beta above 1) set by the number that the F-beta score is known by",
+        monai="TverskyLoss",
+        difference=f'equal with its alpha = 1 / (1 + beta^2), beta = 1 - alpha and empty="formula" here; {_ALSO}',
+    ),
+    LossEntry(
+        cls=ScaledGeneralizedDiceLoss,
+        family="region",
+        formula="1 - (2 sum_c w_c TP_c + s) / (sum_c w_c (2 TP_c + FP_c + FN_c) + s), w_c = (min_k G_k / G_c)^2",
+        paper="Ma 2020, Eq. 11, arXiv:2005.13449",
+        range="[0, 1]: perfect 0, disjoint 1, no class present: mean predicted probability",
+        good_for="several classes of very different size, judged together",
+        monai="GeneralizedDiceLoss",
+        difference="weights relative to the smallest class, so that the smoothing does not depend on the size of the "
+        f'picture; equal with w_type="uniform" and empty="formula"; {_ALSO}, and class weights',
+    ),
+    LossEntry(
+        cls=PenaltyGeneralizedDiceLoss,
+        family="region",
+        formula="1 - S / (1 + k (1 - S)), S the generalised Dice score",
+        paper="Ma 2020, Eq. 14, arXiv:2005.13449 (there applied to the loss, which weakens errors)",
+        range="[0, 1]: perfect 0, disjoint 1, no class present: mean predicted probability",
+        good_for="several classes of very different size when the last errors matter",
+        monai="none",
+        difference="GeneralizedDiceLoss is nearest, k = 0",
+    ),
+    LossEntry(
+        cls=SensitivitySpecificityLoss,
+        family="region",
+        formula="w sum (g - p)^2 g / (G + s) + (1 - w) sum (g - p)^2 (1 - g) / (N - G + s)",
+        paper="Ma 2020, Eq. 7, arXiv:2005.13449; Jadon 2020, Eq. 12-14, arXiv:2006.14822",
+        range="[0, 1]: perfect 0, inverted 1, absent class: mean predicted probability",
+        good_for="setting the balance of sensitivity and specificity whatever the size of the object",
+        monai="none",
+        difference="no counterpart",
+    ),
+    LossEntry(
+        cls=LovaszSoftmaxLoss,
+        family="region",
+        formula="sum_k m_(k) (D_k - D_(k-1)), errors m = |g - p| sorted downwards, D_k the Jaccard loss of the first k",
+        paper="Berman et al. 2018, arXiv:1705.08790; Eelbode et al. 2020, doi:10.1109/TMI.2020.3002417",
+        range="[0, 1]: perfect 0, disjoint 1, absent class: left out, or mean predicted probability",
+        good_for="the Jaccard index, after a start with cross-entropy",
+        monai="none",
+        difference="no counterpart",
+        without_gradient="background voxels whose error is below that of every foreground voxel, and classes absent "
+        'from the target with classes="present": the Jaccard loss does not change with them',
+    ),
+    LossEntry(
+        cls=LovaszHingeLoss,
+        family="region",
+        formula="sum_k m_(k) (D_k - D_(k-1)), errors m = max(0, 1 - z (2 g - 1)) sorted downwards, D_k as above",
+        paper="Berman et al. 2018, arXiv:1705.08790; Jadon 2020, arXiv:2006.14822",
+        range="[0, inf): perfect 0 (all logits beyond 1 on the right side), absent class: mean hinge error",
+        good_for="the Jaccard index of one class or of several that may overlap",
+        monai="none",
+        difference="no counterpart",
+        without_gradient="background voxels whose error is below that of every foreground voxel: the Jaccard loss does "
+        "not change with them",
+        activation=False,
+    ),
+    LossEntry(
         cls=LogCoshDiceLoss,
         family="region",
         formula="log(cosh(1 - (2 TP + s) / (2 TP + FP + FN + s)))",
@@ -109,6 +318,106 @@ _CATALOGUE = (
         difference="smoothing by agreement instead of a constant; no overflow in half precision; a gradient on empty "
         f"and full targets; K-class R_K; {_ALSO}",
     ),
+    LossEntry(
+        cls=BoundaryDistanceLoss,
+        family="boundary",
+        formula="mean(phi p), phi the signed distance from the border of the target, negative inside",
+        paper="Ma 2020, section 4.1, arXiv:2005.13449; Kervadec et al. 2019, arXiv:1812.07032",
+        range="unbounded, negative at best: least for p = g, absent or full class 0",
+        good_for="small objects whose outline matters, with a weight that grows during training",
+        monai="BoundaryLoss",
+        difference="spacing, precomputed maps, 1D, masks, ignored and partial labels",
+        partner="ScaledGeneralizedDiceLoss",
+        without_gradient="a class that is absent or fills the picture has no border, so that its distances are 0; with "
+        'inside="shifted", so are those of foreground that touches the border',
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=HausdorffDistanceLoss,
+        family="boundary",
+        formula="mean((p - g)^2 (d_g^alpha + d_p^alpha)), d the distance from the border",
+        paper="Jadon 2020, Eq. 23-24, arXiv:2006.14822; Ma 2020, section 4.2, arXiv:2005.13449; Karimi and Salcudean "
+        "2019, arXiv:1904.10030",
+        range="[0, inf): perfect 0, in voxels (or mm) to the power of alpha",
+        good_for="few errors far from the border",
+        monai="HausdorffDTLoss",
+        difference="one-sided form, spacing, precomputed maps, 1D, masks, ignored and partial labels",
+        partner="SoftDiceLoss",
+        without_gradient="neither target nor prediction > 0.5 has a border (all or nothing in the picture): all "
+        "distances are 0",
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=HausdorffERLoss,
+        family="boundary",
+        formula="mean(sum_k k^alpha e_k), e_k = rescaled max(0, B * e_(k-1) - 1/2), e_0 = (p - g)^2",
+        paper="Karimi and Salcudean 2019, arXiv:1904.10030; Jadon 2020, arXiv:2006.14822",
+        range="[0, sum of k^alpha]: perfect 0",
+        good_for="thick regions of error, without the cost of distance transforms",
+        monai="none",
+        difference="HausdorffDTLoss estimates the same distance",
+        partner="SoftDiceLoss",
+        without_gradient="errors below 0.7071 and thin ones: the first erosion removes what is below 1/2",
+        spatial=True,
+    ),
+    LossEntry(
+        cls=HausdorffCVLoss,
+        family="boundary",
+        formula="mean(sum_r r^alpha e (p f(B_r * (1 - g)) + g f(B_r * g) + g f(B_r * (1 - p)) + p f(B_r * p))), "
+        "e = (p - g)^2, f(x) = max(0, 2 x - 1)",
+        paper="Karimi and Salcudean 2019, arXiv:1904.10030; Jadon 2020, arXiv:2006.14822",
+        range="[0, inf): perfect 0",
+        good_for="errors far from the border, with a gradient through the borders themselves",
+        monai="none",
+        difference="HausdorffDTLoss estimates the same distance",
+        partner="SoftDiceLoss",
+        without_gradient="errors nearer to a border than about the smallest radius: no ball fits in",
+        spatial=True,
+    ),
+    LossEntry(
+        cls=ComboLoss,
+        family="compound",
+        formula="alpha mean(-beta g log p - (1 - beta) (1 - g) log(1 - p)) + (1 - alpha) SoftDiceLoss",
+        paper="Jadon 2020, Eq. 17-18, arXiv:2006.14822; Ma 2020, Eq. 15, arXiv:2005.13449",
+        range="[0, inf): perfect 0",
+        good_for="organs of very different size, with a choice between missed voxels and false alarms",
+        monai="DiceCELoss",
+        difference=f"weighs missed voxels and false alarms; {_MASKS}",
+    ),
+    LossEntry(
+        cls=ExponentialLogarithmicLoss,
+        family="compound",
+        formula="w_dice mean((-ln Dice)^gamma_dice) + w_ce mean(w_label (-ln p_label)^gamma_ce)",
+        paper="Jadon 2020, Eq. 19-21, arXiv:2006.14822; Ma 2020, Eq. 16, arXiv:2005.13449",
+        range="[0, inf): 0 for perfect logits (about 3e-4 for perfect probabilities, which are clamped)",
+        good_for="many labels of very different size",
+        monai="none",
+        difference="DiceCELoss has neither exponents nor weights of labels",
+    ),
+    LossEntry(
+        cls=DiceTopKLoss,
+        family="compound",
+        formula="SoftDiceLoss + mean of the k percent largest cross-entropies",
+        paper="Ma 2020, section 5, arXiv:2005.13449",
+        range="[0, inf): perfect 0",
+        good_for="small lesions in large images",
+        monai="DiceCELoss",
+        difference=f"equal with k=100, include_background=True and one sample; {_MASKS}",
+    ),
+    LossEntry(
+        cls=DiceHausdorffLoss,
+        family="compound",
+        formula="HausdorffDistanceLoss + lambda SoftDiceLoss, lambda the ratio of their values",
+        paper="Karimi and Salcudean 2019, arXiv:1904.10030; Ma 2020, section 4.2, arXiv:2005.13449",
+        range="[0, inf): perfect 0",
+        good_for="outlines without far outliers",
+        monai="HausdorffDTLoss",
+        difference="combined with Dice, spacing, ratio of the values",
+        graph=False,
+        spatial=True,
+    ),
 )
 
 
@@ -118,6 +427,6 @@ def catalogue() -> tuple[LossEntry, ...]:
     Example:
         >>> from monai_lossext.losses import catalogue
         >>> [entry.name for entry in catalogue()][:2]
-        ['SoftDiceLoss', 'SoftJaccardLoss']
+        ['WeightedCrossEntropyLoss', 'BalancedCrossEntropyLoss']
     """
     return _CATALOGUE

@@ -87,7 +87,8 @@ class Counts:
     """Soft confusion counts, each of shape (B, C) in float64; voxel weights (masks) are already in them.
 
     ``n`` is the (weighted) number of voxels, ``p`` the sum of predicted probabilities, ``g`` the size of the
-    reference, ``tp`` the sum of their product. ``pp`` and ``gg``, the sums of squares, are there when asked for.
+    reference, ``tp`` the sum of their product. When asked for, there are ``pp`` and ``gg``, the sums of squares, or
+    ``missed`` and ``added``, the sums of the squared errors (p - g)^2 on g and on 1 - g.
     """
 
     n: Tensor
@@ -96,6 +97,8 @@ class Counts:
     tp: Tensor
     pp: Tensor | None = None
     gg: Tensor | None = None
+    missed: Tensor | None = None
+    added: Tensor | None = None
 
     @property
     def fp(self) -> Tensor:
@@ -122,7 +125,14 @@ class Counts:
 
 
 def soft_counts(
-    input: Tensor, target: Tensor, *, activation: Activation, labels: bool, mask: Tensor | None, squares: bool
+    input: Tensor,
+    target: Tensor,
+    *,
+    activation: Activation,
+    labels: bool,
+    mask: Tensor | None,
+    squares: bool = False,
+    errors: bool = False,
 ) -> Tensor:
     """Sum up what region losses need, for all classes, with gradient to ``input``.
 
@@ -133,9 +143,10 @@ def soft_counts(
         labels: whether ``target`` holds class indices; they are never expanded to one-hot.
         mask: (B, 1, *S) or (B, C, *S) non-negative voxel weights, or None.
         squares: whether the sums of squares are wanted as well.
+        errors: whether, in their place, the sums of squared errors are wanted.
 
     Returns:
-        (4, B, C) or with squares (6, B, C) in float64, in the order of the fields of :class:`Counts`.
+        (4, B, C), or (6, B, C) with squares or errors, in float64, in the order of the fields of :class:`Counts`.
     """
     p = probabilities(input, activation)
     shape, total_dtype = p.shape[:2], accumulator_dtype(p)
@@ -163,11 +174,16 @@ def soft_counts(
         sums = [n, total(p), g, total_at_label(p_label)]
         if squares:
             sums += [total(p * p), g]
+        elif errors:
+            sums += [total_at_label((1 - p_label).square()), total(p.scatter(1, label, 0.0).square())]
     else:
         t = target.flatten(2).to(p.dtype)
         sums = [n, total(p), total(t), total(p * t)]
         if squares:
             sums += [total(p * p), total(t * t)]
+        elif errors:
+            error = (p - t).square()
+            sums += [total(error * t), total(error * (1 - t))]
     return torch.stack(sums)
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import OverlapLoss, Reading, RegionLoss, mean, non_negative
+from .base import OverlapLoss, Reading, RegionLoss, fraction, mean, non_negative, one_of, positive, safe_pow
 from .counts import Counts, held
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .base import OverlapOptions, RegionOptions
+
+POWERS = {"square": 2, "simple": 1, "uniform": 0}
 
 
 class SoftDiceLoss(OverlapLoss):
@@ -123,6 +125,237 @@ class SoftTverskyLoss(OverlapLoss):
     def per_class(self, counts: Counts) -> Tensor:
         """Return one minus the Tversky index, (B, C)."""
         return 1 - self.ratio(counts.tp, counts.tp + self.alpha * counts.fp + self.beta * counts.fn)
+
+
+class FocalTverskyLoss(SoftTverskyLoss):
+    r"""Soft Tversky loss to a power, which makes nearly solved classes matter more (or less).
+
+    .. math:: L_c = \Bigl(1 - \frac{TP + s}{TP + \alpha\,FP + \beta\,FN + s}\Bigr)^{1 / \gamma}
+
+    For small lesions next to large, easy ones: with ``gamma`` above 1 the gradient grows as a class becomes good, so
+    that its last errors are not given up.
+
+    Args:
+        alpha: weight of false positives, at least 0.
+        beta: weight of false negatives, at least 0.
+        gamma: root that is taken, above 0; 1 is Tversky, below 1 neglects classes that are nearly solved.
+
+    Takes also the arguments of :class:`.OverlapLoss`.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); absent class: the mean predicted probability.
+
+    Source: Ma 2020, Eq. 12, arXiv:2005.13449. Jadon 2020, Eq. 11, arXiv:2006.14822, prints the exponent upside down:
+    its gamma is 1 / gamma here, and 0.75 in its code is ``gamma=4/3``. The power is taken per class, before any mean.
+    Below a Tversky loss of 1e-6 the power is a line, because its gradient at 0 is infinite.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import FocalTverskyLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(FocalTverskyLoss()(p, g).item(), 4)
+        0.414
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 0.3,
+        beta: float = 0.7,
+        gamma: float = 4 / 3,
+        **options: Unpack[OverlapOptions],
+    ) -> None:
+        super().__init__(*args, alpha=alpha, beta=beta, **options)
+        self.gamma = positive(gamma=gamma)
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return the Tversky loss to the power of 1 / gamma, (B, C)."""
+        return safe_pow(super().per_class(counts), 1 / self.gamma)
+
+
+class AsymmetricSimilarityLoss(OverlapLoss):
+    r"""One minus the soft F-beta score.
+
+    .. math:: L_c = 1 - \frac{TP + s}{TP + \frac{\beta^2}{1 + \beta^2}\,FN + \frac{1}{1 + \beta^2}\,FP + s}
+
+    For unbalanced lesions, when missed foreground costs ``beta`` times as much as false alarms. A Tversky loss whose
+    two weights add up to 1, set by the one number that the F-beta score is known by.
+
+    Args:
+        beta: how many times as much recall matters as precision, at least 0; 1 is Dice, 0 is precision alone.
+
+    Takes also the arguments of :class:`.OverlapLoss`.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); absent class: the mean predicted probability.
+
+    Source: Ma 2020, Eq. 13, arXiv:2005.13449, where the "1 -" is missing.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import AsymmetricSimilarityLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(AsymmetricSimilarityLoss()(p, g).item(), 4)
+        0.3074
+    """
+
+    def __init__(self, *args: Any, beta: float = 1.5, **options: Unpack[OverlapOptions]) -> None:
+        super().__init__(*args, **options)
+        self.beta = non_negative(beta=beta)
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return one minus the F-beta score, (B, C)."""
+        recall = self.beta**2 / (1 + self.beta**2)
+        return 1 - self.ratio(counts.tp, counts.tp + recall * counts.fn + (1 - recall) * counts.fp)
+
+
+class ScaledGeneralizedDiceLoss(OverlapLoss):
+    r"""Generalised Dice loss: one ratio for all classes, in which small classes weigh as much as large ones.
+
+    .. math:: L = 1 - \frac{2 \sum_c w_c\,TP_c + s}{\sum_c w_c\,(2\,TP_c + FP_c + FN_c) + s}, \qquad
+              w_c = \Bigl(\frac{\min_k G_k}{G_c}\Bigr)^2
+
+    For several classes of very different size. One value for all classes of a sample, so ``reduction="none"`` gives
+    (B, 1). The weights are relative to the smallest class :math:`G` that is present, which leaves the ratio as it is
+    and makes the smoothing independent of the size of the picture.
+
+    Args:
+        w_type: power of the class sizes in the weights: ``"square"`` 2, ``"simple"`` 1, ``"uniform"`` 0.
+
+    Takes also the arguments of :class:`.OverlapLoss`, which act inside the ratio: ``weight`` (one number a class)
+    multiplies :math:`w_c`; a class that was not annotated in a sample adds nothing to either sum; an absent class
+    weighs as much as the smallest one present, with ``empty="skip"`` nothing. A sample without any class costs the
+    mean predicted probability over all classes, and is left out with ``"skip"``.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); no class present: the mean predicted probability.
+
+    Raises:
+        ValueError: when ``weight`` is a single number, which would cancel.
+
+    Source: Ma 2020, Eq. 11, arXiv:2005.13449, with :math:`w_c = 1 / G_c^2`.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import ScaledGeneralizedDiceLoss
+        >>> p = torch.tensor([[[0.7, 0.2, 0.1, 0.5], [0.2, 0.6, 0.3, 0.3], [0.1, 0.2, 0.6, 0.2]]])
+        >>> round(ScaledGeneralizedDiceLoss(to_onehot_y=True)(p, torch.tensor([[[0, 1, 2, 1]]])).item(), 4)
+        0.4404
+    """
+
+    def __init__(self, *args: Any, w_type: str = "square", **options: Unpack[OverlapOptions]) -> None:
+        super().__init__(*args, **options)
+        self.w_type = one_of(tuple(POWERS), w_type=w_type)
+        if self.weight is not None and self.weight.ndim == 0:
+            raise ValueError(f"weight must be one number a class: a common factor cancels, got {self.weight.item()}.")
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return one minus the generalised Dice coefficient, (B, 1)."""
+        present = counts.g > 0
+        smallest = torch.where(present, counts.g, torch.inf).amin(1, keepdim=True)
+        scale = (smallest / torch.where(present, counts.g, 1.0)) ** POWERS[self.w_type]
+        w = super().weighted(torch.where(present, scale, 0.0 if self.empty == "skip" else 1.0))
+        return 1 - self.ratio(2 * (w * counts.tp).sum(1, keepdim=True), (w * counts.size(False)).sum(1, keepdim=True))
+
+    def weighted(self, value: Tensor) -> Tensor:
+        """Return the value as it is: class weights are inside of it."""
+        return value
+
+    def undecided(self, counts: Counts) -> list[tuple[Tensor, Tensor]]:
+        """Return samples without any class, with the weighted mean over the classes of the predicted probability."""
+        annotated = super().weighted((counts.n > 0).to(counts.n))
+        wrong = (annotated * mean(counts.p, counts.n)).sum(1, keepdim=True)
+        return [((counts.g <= 0).all(1, keepdim=True), mean(wrong, annotated.sum(1, keepdim=True)))]
+
+
+class PenaltyGeneralizedDiceLoss(ScaledGeneralizedDiceLoss):
+    r"""Generalised Dice loss with an extra penalty on false positives and false negatives.
+
+    .. math:: L = 1 - \frac{S}{1 + k\,(1 - S)} = \frac{(1 + k)\,D}{1 + k\,D}
+
+    with the generalised Dice score :math:`S` and the loss :math:`D = 1 - S` of :class:`ScaledGeneralizedDiceLoss`.
+    For predictions that are already good: small errors cost 1 + k times as much as under generalised Dice.
+
+    Args:
+        k: strength of the penalty, at least 0; 0 is generalised Dice; for one class, 1 is Jaccard.
+        form: ``"score"``, the formula above, or ``"printed"``, Ma's Eq. 14 as it stands, for comparison only: it
+            weakens errors where it says that it strengthens them.
+
+    Takes also the arguments of :class:`ScaledGeneralizedDiceLoss`.
+
+    Range: [0, 1]; perfect 0, disjoint 1 (up to smoothing); no class present: the mean predicted probability.
+
+    Source: Ma 2020, Eq. 14, arXiv:2005.13449, which applies the fraction to the loss where the property that it states
+    needs the score.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import PenaltyGeneralizedDiceLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(PenaltyGeneralizedDiceLoss()(p, g).item(), 4)
+        0.5738
+    """
+
+    def __init__(self, *args: Any, k: float = 2.5, form: str = "score", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.k = non_negative(k=k)
+        self.form = one_of(("score", "printed"), form=form)
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return the penalised generalised Dice loss, (B, 1)."""
+        loss = super().per_class(counts)
+        if self.form == "printed":
+            return loss / (1 + self.k * (1 - loss))
+        return (1 + self.k) * loss / (1 + self.k * loss)
+
+
+class SensitivitySpecificityLoss(RegionLoss):
+    r"""Weighted mean of the errors on the foreground and of the errors on the background.
+
+    .. math:: L_c = w\,\frac{\sum_i (g_i - p_i)^2\,g_i}{G + s}
+                  + (1 - w)\,\frac{\sum_i (g_i - p_i)^2\,(1 - g_i)}{N - G + s}
+
+    Sets the balance of sensitivity and specificity by one number, whatever the size of the object. Smooth
+    everywhere, and as steep on an empty picture as on any other.
+
+    Args:
+        w: weight of the foreground (sensitivity) in [0, 1]; the background gets 1 - w. As the background's errors are
+            divided by a much larger number of voxels, small values are usual.
+        squared: square the errors. ``False`` sums them, which is 1 - (w sensitivity + (1 - w) specificity).
+        smooth_dr: added to both denominators.
+
+    Takes also the arguments of :class:`.RegionLoss`.
+
+    Range: [0, 1]; perfect 0, inverted 1; absent class: the mean predicted probability.
+
+    Source: Ma 2020, Eq. 7, arXiv:2005.13449, which sums over the classes inside the ratios; Jadon 2020, Eq. 12-14,
+    arXiv:2006.14822, which prints the score in the place of the loss.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import SensitivitySpecificityLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(SensitivitySpecificityLoss()(p, g).item(), 4)
+        0.033
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        w: float = 0.05,
+        squared: bool = True,
+        smooth_dr: float = 1e-5,
+        **options: Unpack[RegionOptions],
+    ) -> None:
+        super().__init__(*args, **options)
+        self.w = fraction(w=w)
+        self.squared = self.errors = squared
+        self.smooth_dr = non_negative(smooth_dr=smooth_dr)
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return the weighted mean of both errors, (B, C)."""
+        missed, added = (counts.missed, counts.added) if self.squared else (counts.fn, counts.fp)
+        assert missed is not None
+        assert added is not None
+        foreground, background = counts.g + self.smooth_dr, held(counts.n - counts.g, 0.0) + self.smooth_dr
+        return self.w * mean(missed, foreground) + (1 - self.w) * mean(added, background)
 
 
 class LogCoshDiceLoss(OverlapLoss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -44,20 +45,19 @@ def test_network_is_written_once(bundle: Path) -> None:
     assert "ScaleIntensity" not in train
 
 
-def test_overlays_of_the_first_losses() -> None:
-    first = {"soft_dice", "soft_jaccard", "soft_tversky", "log_cosh_dice", "mcc", "monai_dice", "monai_dice_ce"}
-    assert first <= set(OVERLAYS)
+def test_every_loss_of_the_catalogue_has_an_overlay() -> None:
+    assert set(OVERLAYS) == set(TARGETS)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_one_epoch_under_each_loss(run_bundle: Run, overlay: str, tmp_path: Path) -> None:
     done = run_bundle("train", f"loss/{overlay}", output_dir=str(tmp_path))
-    loss = type(done.parser.get_parsed_content("loss"))
-    assert loss.__name__ == TARGETS[overlay].rpartition(".")[2]
-    assert done.parser["loss"]["_target_"] == TARGETS[overlay]
+    loss = done.parser.get_parsed_content("loss")
+    used = [type(module).__name__ for module in loss.modules()]  # with those that a compound loss is made of
+    assert TARGETS[overlay].rpartition(".")[2] in used
     header, row = (tmp_path / "history.csv").read_text().splitlines()
     values = dict(zip(header.split(","), row.split(","), strict=True))
-    assert 0 < float(values["train_loss"]) < 3
+    assert math.isfinite(float(values["train_loss"]))
     assert 0 <= float(values["val_jaccard"]) <= float(values["val_dice"]) <= 1
     assert {file.name for file in (tmp_path / "models").iterdir()} == {"best.pt", "last.pt"}
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1

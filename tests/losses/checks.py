@@ -25,22 +25,31 @@ def equals_oracle(
 ) -> None:
     """Assert that value and gradient equal those of the numpy oracle of ``name`` (default: of the class)."""
     name = name or cls.__name__
+    options = cases.options_for(cls, **options)
     label: Any = target if classes is None else {"label": target, "classes": classes}
     value, gradient = cases.value_and_gradient(cls(**options), x, label, mask)
     arrays = [x.numpy(), target.numpy(), *(None if t is None else t.numpy() for t in (mask, classes))]
     tolerance = ROWS[name].tolerance
     np.testing.assert_allclose(value.numpy(), oracle(name, options, *arrays), rtol=tolerance, atol=1e-12)
+    if any(options.get(option) != value for option, value in ROWS[name].differentiable.items()):
+        return
     expected = oracle_gradient(name, options, *arrays)
-    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6, atol=2e-10 * max(1.0, np.abs(expected).max()))
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6, atol=1e-9 * max(1.0, np.abs(expected).max()))
 
 
 def pushes_towards_target(cls: type[SegmentationLoss]) -> None:
     """Assert that from an undecided prediction the gradient raises the foreground and lowers the background."""
     target = cases.binary(2, 5, 4)
-    value, gradient = cases.value_and_gradient(cls(sigmoid=True), torch.zeros(2, 1, 5, 4), target)
-    assert (gradient[target == 1] < 0).all()
-    assert (gradient[target == 0] > 0).all()
-    better = cls(sigmoid=True)(torch.zeros(2, 1, 5, 4) - gradient, target)
+    start = torch.full((2, 1, 5, 4), -1.0)  # no step from here makes a border where there was none
+    value, gradient = cases.value_and_gradient(cases.make(cls, sigmoid=True), start, target)
+    assert gradient.any()
+    if cases.entry_of(cls).without_gradient:
+        assert (gradient[target == 1] <= 0).all()
+        assert (gradient[target == 0] >= 0).all()
+    else:
+        assert (gradient[target == 1] < 0).all()
+        assert (gradient[target == 0] > 0).all()
+    better = cases.make(cls, sigmoid=True)(start - gradient, target)
     assert better < value
 
 
@@ -49,4 +58,5 @@ def ignores_masked_voxels(cls: type[SegmentationLoss]) -> None:
     x, target = cases.logits(1, 1, 8), cases.binary(1, 8)
     mask = torch.ones(1, 1, 8)
     mask[..., 5:] = 0
-    torch.testing.assert_close(cls(sigmoid=True)(x, target, mask), cls(sigmoid=True)(x[..., :5], target[..., :5]))
+    loss = cases.make(cls, sigmoid=True)
+    torch.testing.assert_close(loss(x, target, mask), loss(x[..., :5], target[..., :5]))

@@ -7,11 +7,13 @@ and weights ``w``; a joining formula sees the matrices (C, n). Gradients are cen
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+
+from . import oracles_boundary, oracles_compound, oracles_region, oracles_voxel
 
 Array = np.ndarray
 
@@ -72,15 +74,26 @@ def gorodkin(p: Array, g: Array, w: Array, smooth: float = 1e-5):
 class Row:
     """What the contract suite knows of one loss besides its catalogue entry.
 
-    ``variants`` are own arguments, each of which must change the value; ``joined`` is the formula that sees all
-    classes at once, chosen by an own argument of that name.
+    ``variants`` are own arguments, each of which must change the value; ``base`` are those that the contract tests use
+    in the place of defaults that do not suit their small pictures; ``joined`` is the formula that sees all classes at
+    once, chosen by an own argument of that name; ``sample`` one that sees them always, with the class weights and the
+    empty rule. ``counted`` says which classes of a sample count, ``wrong`` what an absent class costs, ``ruled``
+    whether there is an empty rule, ``spatial`` whether the formula needs the spatial shape. With own arguments other
+    than ``differentiable``, the gradient is not the derivative of the value.
     """
 
-    formula: Callable[..., float]
+    formula: Callable[..., float] | None = None
     variants: tuple[dict[str, Any], ...] = ()
     joined: tuple[str, Callable[..., float]] | None = None
     full_is_undecided: bool = False
     tolerance: float = 1e-9
+    base: dict[str, Any] = field(default_factory=dict)
+    sample: Callable[..., float] | None = None
+    counted: Callable[..., list[bool]] | None = None
+    wrong: Callable[..., float] | None = None
+    ruled: bool = True
+    spatial: bool = False
+    differentiable: dict[str, Any] = field(default_factory=dict)
 
 
 SQUARED = {"squared_pred": True}
@@ -88,11 +101,71 @@ ROWS: dict[str, Row] = {
     "SoftDiceLoss": Row(dice, (SQUARED, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
     "SoftJaccardLoss": Row(jaccard, (SQUARED, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
     "SoftTverskyLoss": Row(tversky, ({"alpha": 0.2}, {"beta": 0.9}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
+    "FocalTverskyLoss": Row(
+        oracles_region.focal_tversky,
+        ({"alpha": 0.2}, {"beta": 0.9}, {"gamma": 3.0}, {"gamma": 0.5}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0}),
+    ),
+    "AsymmetricSimilarityLoss": Row(
+        oracles_region.asymmetric_similarity, ({"beta": 0.5}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})
+    ),
+    "ScaledGeneralizedDiceLoss": Row(
+        sample=oracles_region.generalized_dice,
+        variants=({"w_type": "simple"}, {"w_type": "uniform"}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0}),
+    ),
+    "PenaltyGeneralizedDiceLoss": Row(
+        sample=oracles_region.penalty_generalized_dice,
+        variants=({"k": 1.0}, {"form": "printed"}, {"w_type": "simple"}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0}),
+    ),
+    "SensitivitySpecificityLoss": Row(
+        oracles_region.sensitivity_specificity,
+        ({"w": 0.05}, {"squared": False}, {"smooth_dr": 1.0}),
+        base={"w": 0.5},
+    ),
+    "LovaszSoftmaxLoss": Row(
+        oracles_region.lovasz_softmax, ({"classes": [0]}, {"per_image": False}), counted=oracles_region.lovasz_counted
+    ),
+    "LovaszHingeLoss": Row(oracles_region.lovasz_hinge, ({"per_image": False},), wrong=oracles_region.hinge_error),
+    "BoundaryDistanceLoss": Row(
+        oracles_boundary.boundary,
+        ({"inside": "full"}, {"normalize": True}, {"spacing": 2.0}),
+        ruled=False,
+        spatial=True,
+    ),
+    "HausdorffDistanceLoss": Row(
+        oracles_boundary.hausdorff_distance,
+        ({"alpha": 1.0}, {"one_sided": True}, {"spacing": 2.0}),
+        ruled=False,
+        spatial=True,
+    ),
+    "HausdorffERLoss": Row(
+        oracles_boundary.hausdorff_er,
+        ({"alpha": 1.0}, {"erosions": 2}, {"normalize": "rescale"}, {"normalize": "none"}),
+        base={"erosions": 3},
+        ruled=False,
+        spatial=True,
+        differentiable={"normalize": "rescale"},
+    ),
+    "HausdorffCVLoss": Row(
+        oracles_boundary.hausdorff_cv,
+        ({"alpha": 1.0}, {"radii": (1,)}),
+        base={"radii": (1, 2)},
+        ruled=False,
+        spatial=True,
+    ),
+    **{name: Row(variants=own, ruled=False) for name, own in oracles_voxel.VARIANTS.items()},
+    **{name: Row(variants=own) for name, own in oracles_compound.VARIANTS.items()},
+    "DiceHausdorffLoss": Row(
+        variants=oracles_compound.VARIANTS["DiceHausdorffLoss"],
+        base={"balance": 1.0},
+        differentiable={"balance": 1.0},
+    ),
+    "TopKCrossEntropyLoss": Row(variants=oracles_voxel.VARIANTS["TopKCrossEntropyLoss"], base={"k": 60.0}, ruled=False),
     "LogCoshDiceLoss": Row(log_cosh_dice, (SQUARED, {"jaccard": True}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0})),
     "MatthewsCorrelationLoss": Row(
         matthews, ({"smooth": 1.0}, {"multiclass": True}), joined=("multiclass", gorodkin), full_is_undecided=True
     ),
 }
+PARTS = {"PowerOfLogDice": Row(oracles_compound.power_of_log_dice)}  # of compound losses, not public
 
 SHARED = {"include_background", "to_onehot_y", "sigmoid", "softmax", "other_act"}
 SHARED |= {"reduction", "batch", "weight", "ignore_index", "empty", "distributed"}
@@ -113,7 +186,9 @@ def oracle(
     name: str, options: dict[str, Any], z: Array, target: Array, mask: Array | None = None, classes: Array | None = None
 ) -> Array | float:
     """Compute the loss ``name(**options)`` for logits ``z`` (B, C, *S) literally, one sample and class at a time."""
-    row, b, c = ROWS[name], z.shape[0], z.shape[1]
+    if name in oracles_compound.FORMULAS:
+        return oracles_compound.FORMULAS[name](oracle, options, z, target, mask, classes)
+    row, b, c, space = PARTS.get(name) or ROWS.get(name, Row()), z.shape[0], z.shape[1], z.shape[2:]
     own = {key: value for key, value in options.items() if key not in SHARED}
     z = z.reshape(b, c, -1).astype(np.float64)
     t = target.reshape(b, -1, z.shape[2]).astype(np.float64)
@@ -129,22 +204,31 @@ def oracle(
             inside = c > 1 and 0 <= ignore < c
             w = w * (t[:, ignore : ignore + 1] <= 0.5 if inside else t != ignore)
     p = _probabilities(np.where(w == 0, 0.0, z) if not options.get("softmax") else z, options)
+    if name in oracles_voxel.FORMULAS:
+        raw = not options.get("sigmoid") and not (options.get("softmax") and c > 1)
+        p, g, w = (x.reshape(b, c, *space) for x in (p, g, w))
+        return oracles_voxel.voxel_oracle(name, options, p, g, w, classes, raw)
     if classes is not None:
         w = w * classes[:, :, None]
-    if options.get("batch"):
+    if options.get("batch") or not own.pop("per_image", True):
         p, g, w = (np.concatenate(list(x), axis=-1)[None] for x in (p, g, w))
     start = 1 if not options.get("include_background", True) and c > 1 else 0
     p, g, w = p[:, start:], g[:, start:], w[:, start:]
     joined = row.joined if row.joined and own.pop(row.joined[0], False) else None
 
+    chosen = {"classes": own.pop("classes")} if row.counted and "classes" in own else {}
     weight = options.get("weight")
     weight = np.ones(p.shape[1]) if weight is None else np.broadcast_to(np.asarray(weight, float), (p.shape[1],))
-    rule = options.get("empty", "penalize")
-    values = np.full((p.shape[0], 1 if joined else p.shape[1]), np.nan)
+    rule = options.get("empty", "penalize") if row.ruled else "formula"
+    values = np.full((p.shape[0], 1 if joined or row.sample else p.shape[1]), np.nan)
     for i in range(p.shape[0]):
+        if row.sample:
+            values[i, 0] = row.sample(p[i], g[i], w[i], weight, rule, **own) if w[i].any() else np.nan
+            continue
+        counted = row.counted((w[i] * g[i]).sum(1), range(start, c), **chosen) if row.counted else [True] * c
         for k in range(values.shape[1]):
             n = w[i, k].sum()
-            if not n:
+            if not n or not counted[k]:
                 continue
             if joined:
                 full = [j for j in range(p.shape[1]) if (w[i, j] * g[i, j]).sum() >= n]
@@ -152,10 +236,12 @@ def oracle(
                 empty, wrong = bool(full), (w[i, full[0]] * (1 - p[i, full[0]])).sum() / n if full else 0.0
             else:
                 size = (w[i, k] * g[i, k]).sum()
-                value = row.formula(p[i, k], g[i, k], w[i, k], **own)
+                seen = [np.where(w[i, k] == 0, 0.0, x[i, k]).reshape(space if row.spatial else -1) for x in (p, g, w)]
+                value = row.formula(*seen, **own)
                 full_one = row.full_is_undecided and size >= n
                 empty = size == 0 or full_one
                 wrong = (w[i, k] * (1 - p[i, k] if full_one else p[i, k])).sum() / n
+                wrong = row.wrong(p[i, k], w[i, k]) if row.wrong else wrong
             if empty and rule == "skip":
                 continue
             values[i, k] = weight[k] * (wrong if empty and rule == "penalize" else value)

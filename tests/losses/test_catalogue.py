@@ -13,19 +13,20 @@ import monai.networks
 import pytest
 
 import monai_lossext.losses as losses
-from monai_lossext.losses import SegmentationLoss, catalogue
+from monai_lossext.losses import CompoundLoss, SegmentationLoss, catalogue
 
 from .oracles import ROWS
 
 every_entry = pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
-BASES = {"SegmentationLoss", "RegionLoss", "OverlapLoss"}
+BASES = {"SegmentationLoss", "ClasswiseLoss", "RegionLoss", "OverlapLoss", "VoxelLoss", "CompoundLoss", "JointLoss"}
 
 
 def test_every_exported_loss_is_in_it_once_and_has_an_oracle():
     exported = {
         name
         for name in losses.__all__
-        if inspect.isclass(getattr(losses, name)) and issubclass(getattr(losses, name), SegmentationLoss)
+        if inspect.isclass(getattr(losses, name))
+        and issubclass(getattr(losses, name), (SegmentationLoss, CompoundLoss))
     } - BASES
     names = [entry.name for entry in catalogue()]
     assert sorted(names) == sorted(exported)
@@ -56,7 +57,7 @@ def test_docstrings_say_what_they_must(entry):
 def test_resolves_from_a_config(entry):
     from monai.bundle import ConfigParser
 
-    loss = ConfigParser({"loss": {"_target_": entry.target, "sigmoid": True}}).get_parsed_content("loss")
+    loss = ConfigParser({"loss": {"_target_": entry.target, "sigmoid": entry.activation}}).get_parsed_content("loss")
     assert type(loss) is entry.cls
 
 

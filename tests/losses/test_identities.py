@@ -117,6 +117,15 @@ def test_smoothed_matthews_on_an_empty_target_grows_with_false_positives():
     assert len(set(values)) == 4
 
 
+@pytest.mark.parametrize("multiclass", [False, True])
+def test_smoothed_matthews_of_a_perfect_prediction_is_zero_whatever_the_target(multiclass):
+    loss = MatthewsCorrelationLoss(smooth=1.0, multiclass=multiclass, empty="formula", reduction="none")
+    for label in (torch.zeros(1, 1, 8), torch.ones(1, 1, 8), torch.arange(8).remainder(2).view(1, 1, 8)):
+        target = cases.one_hot(label, 2)
+        value = loss(target.double(), target)
+        close(value, torch.zeros_like(value))
+
+
 def test_two_class_gorodkin_equals_matthews_and_cyclic_permutation_bound():
     x = cases.logits(2, 2, 9)
     target = cases.one_hot(cases.indices(2, 2, 9), 2)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 
 from monai_lossext.losses import (
+    BoundaryDistanceLoss,
     Counts,
+    FocalTverskyLoss,
+    HausdorffDistanceLoss,
     LogCoshDiceLoss,
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
     MatthewsCorrelationLoss,
-    RegionLoss,
+    ScaledGeneralizedDiceLoss,
     SegmentationLoss,
+    SensitivitySpecificityLoss,
     SoftDiceLoss,
     SoftJaccardLoss,
     SoftTverskyLoss,
@@ -43,6 +50,42 @@ class CoshOfTheMean(LogCoshDiceLoss):
     def per_class(self, counts: Counts) -> torch.Tensor:
         dice = 1 - self.ratio(2 * counts.tp, counts.size(False))
         return log_cosh(dice.mean(1, keepdim=True)).expand_as(dice)
+
+
+class PowerOfTheMean(FocalTverskyLoss):
+    def per_class(self, counts: Counts) -> torch.Tensor:
+        tversky = SoftTverskyLoss.per_class(self, counts)
+        return tversky.mean(1, keepdim=True).expand_as(tversky) ** (1 / self.gamma)
+
+
+class SpecificityForSensitivity(SensitivitySpecificityLoss):
+    def per_class(self, counts: Counts) -> torch.Tensor:
+        return super().per_class(dataclasses.replace(counts, missed=counts.added, added=counts.missed))
+
+
+class SharesOfThePrediction(ScaledGeneralizedDiceLoss):
+    def per_class(self, counts: Counts) -> torch.Tensor:
+        return super().per_class(dataclasses.replace(counts, g=counts.p, p=counts.g))
+
+
+class AscendingErrors(LovaszSoftmaxLoss):
+    def errors(self, reading: Any) -> torch.Tensor:
+        return 1 - super().errors(reading)
+
+
+class HingeOnTheWrongSide(LovaszHingeLoss):
+    def errors(self, reading: Any) -> torch.Tensor:
+        return (2 - super().errors(reading)).relu()
+
+
+class UnsignedBoundary(BoundaryDistanceLoss):
+    def per_voxel(self, p: Any, g: Any, distance_map: Any) -> torch.Tensor:
+        return super().per_voxel(p, g, distance_map).abs()
+
+
+class HausdorffWithoutSquare(HausdorffDistanceLoss):
+    def per_voxel(self, p: Any, g: Any, distance_map: Any) -> torch.Tensor:
+        return super().per_voxel(p, g, distance_map) / (p - g)
 
 
 class WeightIgnored(SoftDiceLoss):
@@ -98,10 +141,17 @@ class SumInsteadOfMean(SoftDiceLoss):
         return value.sum()
 
 
-ORACLE_MUTANTS: list[tuple[type[RegionLoss], str, dict[str, Any]]] = [
+ORACLE_MUTANTS: list[tuple[type[SegmentationLoss], str, dict[str, Any]]] = [
     (SwappedErrors, "SoftTverskyLoss", {"alpha": 0.3, "beta": 0.7}),
     (ScoreInsteadOfLoss, "SoftDiceLoss", {}),
     (CoshOfTheMean, "LogCoshDiceLoss", {}),
+    (PowerOfTheMean, "FocalTverskyLoss", {}),
+    (SpecificityForSensitivity, "SensitivitySpecificityLoss", {}),
+    (SharesOfThePrediction, "ScaledGeneralizedDiceLoss", {}),
+    (AscendingErrors, "LovaszSoftmaxLoss", {}),
+    (HingeOnTheWrongSide, "LovaszHingeLoss", {}),
+    (UnsignedBoundary, "BoundaryDistanceLoss", {}),
+    (HausdorffWithoutSquare, "HausdorffDistanceLoss", {}),
     (WeightIgnored, "SoftDiceLoss", {"weight": [1.0, 2.0, 3.0]}),
     (WeightsNormalised, "SoftDiceLoss", {"weight": [1.0, 2.0, 3.0]}),
     (DetachedSize, "SoftJaccardLoss", {}),

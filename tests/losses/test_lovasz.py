@@ -1,0 +1,154 @@
+"""Lovasz losses: properties of the extension, which classes count, long rows, and kornia as a second oracle."""
+
+from __future__ import annotations
+
+import itertools
+
+import kornia.losses
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+
+from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss
+from monai_lossext.losses import lovasz as module
+
+from . import cases
+
+MULTI = {"softmax": True, "to_onehot_y": True}
+g = cases.binary(2, 5, 4)
+p = cases.logits(2, 1, 5, 4).sigmoid()
+
+
+def formula(prediction: torch.Tensor, target: torch.Tensor = g, **options: object) -> torch.Tensor:
+    loss = LovaszSoftmaxLoss(empty="formula", classes="all", reduction="none", **options)
+    return loss(prediction, target)
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_hard_masks_give_the_jaccard_score_of_scikit_learn():
+    hard = (p > 0.5).double()
+    for k in range(2):
+        score = jaccard_score(g[k].flatten().numpy(), hard[k].flatten().numpy())
+        assert formula(hard)[k].item() == pytest.approx(1 - score, abs=1e-12)
+
+
+def test_empty_and_full_targets():
+    close(formula(p, torch.zeros_like(g)), p.flatten(2).amax(2))
+    close(formula(p, torch.ones_like(g)), (1 - p).flatten(2).mean(2))
+
+
+def test_homogeneous_and_convex_in_the_errors():
+    def of_errors(m: torch.Tensor) -> torch.Tensor:
+        return formula((g - m).abs())
+
+    m, other = (cases.logits(2, 1, 5, 4, seed=seed).sigmoid() for seed in (3, 4))
+    close(of_errors(0.3 * m), 0.3 * of_errors(m))
+    assert (of_errors((m + other) / 2) <= (of_errors(m) + of_errors(other)) / 2 + 1e-12).all()
+
+
+def test_brute_force_over_all_orders():
+    """The extension of a submodular function is the largest over all orders of the sum with marginal gains."""
+    error, target = np.array([0.2, 0.9, 0.4, 0.7]), np.array([1, 0, 1, 0])
+
+    def jaccard(chosen: tuple[int, ...]) -> float:
+        return len(chosen) / len(set(chosen) | set(np.flatnonzero(target))) if chosen else 0.0
+
+    best = max(
+        sum(error[k] * (jaccard(order[: i + 1]) - jaccard(order[:i])) for i, k in enumerate(order))
+        for order in itertools.permutations(range(4))
+    )
+    prediction = torch.from_numpy(np.abs(target - error)).view(1, 1, 4)
+    assert formula(prediction, torch.from_numpy(target).view(1, 1, 4)).item() == pytest.approx(best, abs=1e-12)
+
+
+def test_the_order_of_the_voxels_does_not_matter():
+    turn = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    close(formula(p.flatten(2)[..., turn], g.flatten(2)[..., turn]), formula(p))
+    tied = torch.full_like(p, 0.5)
+    close(formula(tied.flatten(2)[..., turn], g.flatten(2)[..., turn]), formula(tied))
+
+
+def test_hinge_is_convex_in_the_logits():
+    loss = LovaszHingeLoss(reduction="none")
+    a, b = cases.logits(2, 1, 5, 4, seed=3), cases.logits(2, 1, 5, 4, seed=4)
+    assert (loss((a + b) / 2, g) <= (loss(a, g) + loss(b, g)) / 2 + 1e-12).all()
+
+
+def test_which_classes_count():
+    x, label = cases.logits(1, 3, 12), cases.indices(1, 2, 12)  # class 2 is absent
+    each = LovaszSoftmaxLoss(**MULTI, classes="all", empty="formula", reduction="none")(x, label)[0]
+    values = {
+        "present": each[:2].mean(),
+        "all": each.mean(),
+        (1, 2): each[1:].mean(),
+    }
+    for classes, expected in values.items():
+        close(LovaszSoftmaxLoss(**MULTI, classes=classes, empty="formula")(x, label), expected)
+    absent = x.softmax(1)[:, 2].mean()
+    close(LovaszSoftmaxLoss(**MULTI, classes="all")(x, label), (each[:2].sum() + absent) / 3)
+    close(LovaszSoftmaxLoss(**MULTI, classes=[1, 2], include_background=False)(x, label), (each[1] + absent) / 2)
+
+
+def test_false_positives_on_an_empty_picture_have_a_gradient():
+    empty = torch.zeros(1, 1, 9)
+    for cls in (LovaszSoftmaxLoss, LovaszHingeLoss):
+        _, gradient = cases.value_and_gradient(cases.make(cls, sigmoid=True), torch.zeros(1, 1, 9), empty)
+        assert (gradient > 0).all()
+
+
+@pytest.mark.parametrize("classes", ["presents", [], [-1], [1.5], 2.0, [0]])
+def test_wrong_classes(classes):
+    with pytest.raises((ValueError, TypeError), match=r"classes must be|not iterable"):
+        LovaszSoftmaxLoss(classes=classes, include_background=False)
+
+
+def test_classes_that_the_input_does_not_have():
+    with pytest.raises(ValueError, match=r"classes \[1, 3\] must be among the channels 0\.\.2"):
+        LovaszSoftmaxLoss(**MULTI, classes=[1, 3])(torch.zeros(1, 3, 5), torch.zeros(1, 1, 5))
+
+
+@pytest.mark.parametrize(
+    "option", [{"sigmoid": True}, {"softmax": True}, {"other_act": torch.tanh}], ids=lambda option: next(iter(option))
+)
+def test_the_hinge_takes_no_activation(option):
+    with pytest.raises(ValueError, match=r"the hinge works on logits and takes no activation, got sigmoid="):
+        LovaszHingeLoss(**option)
+
+
+def test_slopes_of_long_rows_keep_their_digits():
+    """The difference of two neighbouring Jaccard losses near 1 has no digits left in float32."""
+    x, target = cases.logits(1, 1, 1_000_000), cases.binary(1, 1_000_000)
+    _, gradient = cases.value_and_gradient(LovaszHingeLoss(), x.float(), target)
+    _, exact = cases.value_and_gradient(LovaszHingeLoss(), x.float().double(), target)
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-5, atol=0)
+
+
+def test_counts_beyond_float32(monkeypatch):
+    x, target = cases.logits(1, 1, 300, dtype=torch.float32), cases.binary(1, 300)
+    expected = LovaszHingeLoss()(x, target)
+    monkeypatch.setattr(module, "COUNTS_IN_FLOAT32", 2)
+    torch.testing.assert_close(LovaszHingeLoss()(x, target), expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 6, 5), (3, 1, 9, 4)], ids=str)
+def test_hinge_equals_kornia(shape):
+    x, target = cases.logits(*shape), cases.binary(shape[0], *shape[2:])
+    theirs = cases.value_and_gradient(kornia.losses.lovasz_hinge_loss, x, target[:, 0].long())
+    for got, want in zip(cases.value_and_gradient(LovaszHingeLoss(), x, target), theirs, strict=True):
+        close(got, want)
+
+
+@pytest.mark.parametrize("weight", [None, [1.0, 2.0, 0.5]], ids=str)
+def test_softmax_equals_kornia(weight):
+    """kornia takes all classes of each picture, absent ones (here class 2 of the second) with their largest error."""
+    x, label = cases.logits(2, 3, 6, 5), cases.indices(2, 3, 6, 5)
+    label[1][label[1] == 2] = 0
+    ours = LovaszSoftmaxLoss(**MULTI, classes="all", empty="formula", weight=weight)
+    weights = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    theirs = cases.value_and_gradient(kornia.losses.lovasz_softmax_loss, x, label[:, 0], weights)
+    for got, want in zip(cases.value_and_gradient(ours, x, label), theirs, strict=True):
+        close(got, want)
