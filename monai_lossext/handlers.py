@@ -323,8 +323,8 @@ class TermSchedule:
 class LossParts:
     """Put the mean of each term of a compound loss, and its weight, among a trainer's metrics after every epoch.
 
-    They are called ``loss_`` and ``weight_`` with the name of the term, and MONAI's StatsHandler,
-    TensorBoardStatsHandler and MLFlowHandler log them as they do all metrics. The values are taken as the loss computes them.
+    They are called ``loss_`` and ``weight_`` with the name of the term. MONAI's StatsHandler, TensorBoardStatsHandler
+    and MLFlowHandler log them as they do all metrics. The values are taken as the loss computes them.
 
     Args:
         loss: the compound loss, as the trainer calls it.

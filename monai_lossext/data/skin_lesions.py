@@ -52,7 +52,8 @@ def skin_lesion_datalist(
     Returns:
         ``{"training": [...], "validation": [...], "testing": [...]}``, each with items
         ``{"case": name, "image": path, "label": path}``, absolute paths, sorted by case.
-        Masks may be saved as 0/1 or 0/255 and with soft borders: read them through :func:`monai_lossext.data.binary_mask`.
+        Masks may be saved as 0/1 or 0/255 and with soft borders: read them through
+        :func:`monai_lossext.data.binary_mask`.
 
     Raises:
         DatalistError: a folder that does not exist or has no known layout (the message says what was looked for), a
