@@ -37,6 +37,7 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hard_cases.py
+	$(BIN)/python benchmarks/loss_cost.py
 	$(BIN)/python benchmarks/epoch_overhead.py
 
 docs: $(VENV)/.dev

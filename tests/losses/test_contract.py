@@ -522,14 +522,13 @@ def test_compiled_with_the_default_backend():
 
 
 @every_loss
-def test_overfits_a_tiny_volume_in_forty_steps(cls):
+@pytest.mark.parametrize(("convolution", "spatial"), [(torch.nn.Conv2d, (16, 16)), (torch.nn.Conv3d, (10, 10, 10))])
+def test_overfits_a_tiny_case_in_forty_steps(cls, convolution, spatial):
     torch.manual_seed(0)
-    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 10)] * 3, indexing="ij"))
+    grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, n) for n in spatial], indexing="ij"))
     target = (grid.square().sum(0) < 0.4).float()[None, None]
-    image = target + 0.3 * torch.randn(1, 1, 10, 10, 10)
-    network = torch.nn.Sequential(
-        torch.nn.Conv3d(1, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(8, 1, 3, padding=1)
-    )
+    image = target + 0.3 * torch.randn(1, 1, *spatial)
+    network = torch.nn.Sequential(convolution(1, 8, 3, padding=1), torch.nn.ReLU(), convolution(8, 1, 3, padding=1))
     optimizer, terms = torch.optim.Adam(network.parameters(), lr=0.03), [make(cls, sigmoid=True)]
     if cases.entry_of(cls).partner:
         terms.append(getattr(losses, cases.entry_of(cls).partner)(sigmoid=True))
