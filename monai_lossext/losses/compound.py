@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from .base import OverlapLoss, VoxelLoss, non_negative, one_of, positive, safe_pow, safe_ratio
+from .base import OverlapLoss, VoxelLoss, fraction, non_negative, one_of, positive, safe_pow, safe_ratio
 from .boundary import HausdorffDistanceLoss
 from .counts import Counts, held, promoted
 from .likelihoods import SMALLEST_PROBABILITY, Voxels
 from .region import SoftDiceLoss
-from .voxel import BalancedCrossEntropyLoss, TopKCrossEntropyLoss, class_shares, fraction
+from .voxel import BalancedCrossEntropyLoss, TopKCrossEntropyLoss, class_shares
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

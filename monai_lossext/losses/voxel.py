@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Reading, VoxelLoss, mean, non_negative, one_of, safe_pow, safe_ratio
+from .base import Reading, VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, safe_ratio
 from .counts import accumulator_dtype, probabilities
 from .distances import checked_spacing, distance_inside
 from .likelihoods import Voxels
@@ -466,14 +466,6 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
             for axis, (first, size) in enumerate(zip(start, x.shape[2:], strict=True), start=2):
                 shifted = shifted.narrow(axis, first, size)
             yield shifted
-
-
-def fraction(**named: float) -> float:
-    """Return the one named number as float; raise ValueError unless it lies in [0, 1]."""
-    ((name, value),) = named.items()
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}.")
-    return float(value)
 
 
 def class_shares(voxels: Voxels, batch: bool = False) -> Tensor:

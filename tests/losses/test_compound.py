@@ -122,7 +122,7 @@ def test_wrong_arguments(arguments, message):
 
 @pytest.mark.parametrize(("cls", "option"), [(ComboLoss, "alpha"), (ComboLoss, "beta")])
 def test_shares_lie_between_zero_and_one(cls, option):
-    with pytest.raises(ValueError, match=option + r" must be in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=option + r" must lie in \[0, 1\], got 1.5"):
         cls(**{option: 1.5})
 
 
