@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Phantoms(str, Enum):
+    """What can be synthesized."""
+
+    DERMOSCOPY = "dermoscopy"
+    HEADS = "heads"
+
 
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable cases instead of stopping.")]
 
@@ -151,18 +160,43 @@ def losses(
 
 @app.command()
 def datalist(
-    dataset_dir: Annotated[str, typer.Argument(help="Folder of ISIC 2017, PH2, DermoFit, or of images/ and masks/.")],
+    dataset_dir: Annotated[str, typer.Argument(help="Folder of a skin-lesion or skull-stripping data set.")],
     output: Annotated[Path | None, typer.Option(help="Write the datalist as JSON, as MONAI reads it.")] = None,
-    layout: Annotated[str, typer.Option(help="auto, isic2017, ph2, dermofit or plain.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="auto, or isic2017, ph2, dermofit, plain; for heads nfbs, bids, volumes.")
+    ] = "auto",
     split_file: Annotated[Path | None, typer.Option(help="YAML or JSON with the cases of each part.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Heads: the fold of subjects for testing, from 0.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Heads: how many folds (default: one per subject).")] = None,
     seed: Annotated[int, typer.Option(help="Seed of a random split, where there is no official one.")] = 0,
     skip_bad: SkipBad = False,
 ) -> None:
-    """Recognise the layout of a data set, check every picture and mask, and count the cases of each part."""
-    from monai_lossext.data import skin_lesion_datalist, write_datalist
+    """Recognise the layout of a data set, check every image and mask, and count the cases of each part."""
+    from monai_lossext.data import DatalistError, skin_lesion_datalist, skull_stripping_datalist, write_datalist
+    from monai_lossext.data.layouts import read_layout
+    from monai_lossext.data.picture_layouts import SKIN_LESION_LAYOUTS
+    from monai_lossext.data.volume_layouts import HEAD_LAYOUTS
 
     with _one_line(ValueError, OSError):
-        parts = skin_lesion_datalist(dataset_dir, layout=layout, split_file=split_file, seed=seed, skip_bad=skip_bad)
+        if dataset_dir not in ("", "synthetic"):
+            layouts = SKIN_LESION_LAYOUTS | HEAD_LAYOUTS
+            layout, _ = read_layout(Path(dataset_dir).expanduser().absolute(), layouts, layout)
+        if layout in HEAD_LAYOUTS:
+            parts = skull_stripping_datalist(
+                dataset_dir,
+                layout=layout,
+                split_file=split_file,
+                fold=fold,
+                folds=folds,
+                seed=seed,
+                skip_bad=skip_bad,
+            )
+        elif fold is not None or folds is not None:
+            raise DatalistError(f"--fold and --folds are for heads, that is layout {', '.join(HEAD_LAYOUTS)}")
+        else:
+            parts = skin_lesion_datalist(
+                dataset_dir, layout=layout, split_file=split_file, seed=seed, skip_bad=skip_bad
+            )
         for section, items in parts.items():
             typer.echo(f"{section}: {len(items)} cases")
         if output is not None:
@@ -172,11 +206,16 @@ def datalist(
 @app.command()
 def synthesize(
     folder: Annotated[Path, typer.Argument(help="An empty or new folder.")],
-    cases: Annotated[int, typer.Option(min=4, help="How many pictures.")] = 240,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    kind: Annotated[Phantoms, typer.Option(help="Skin lesions or heads.")] = Phantoms.DERMOSCOPY,
+    cases: Annotated[int | None, typer.Option(min=4, help="How many (default: 240 pictures, 40 heads).")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same images.")] = 0,
 ) -> None:
-    """Write dermoscopy phantoms with their masks, in the layout of ISIC 2017."""
-    from monai_lossext.data import write_dermoscopy_phantoms
+    """Write phantoms with their masks: dermoscopy in the layout of ISIC 2017, heads as NIfTI named as in BIDS."""
+    from monai_lossext.data import write_dermoscopy_phantoms, write_head_phantoms
 
     with _one_line(ValueError, OSError):
-        typer.echo(f"written: {write_dermoscopy_phantoms(folder, cases, seed=seed)}")
+        if kind is Phantoms.HEADS:
+            written = write_head_phantoms(folder, cases or 40, seed=seed)
+        else:
+            written = write_dermoscopy_phantoms(folder, cases or 240, seed=seed)
+        typer.echo(f"written: {written}")

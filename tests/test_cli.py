@@ -70,6 +70,23 @@ def test_phantoms_are_written_and_listed(tmp_path: Path) -> None:
     assert len(json.loads(output.read_text(encoding="utf-8"))["training"]) == 3
 
 
+def test_heads_are_written_and_listed(tmp_path: Path) -> None:
+    folder, output = tmp_path / "heads", tmp_path / "datalist.json"
+    result = call("synthesize", folder, "--kind", "heads", "--cases", 5, "--seed", 1)
+    assert (result.exit_code, result.output.strip()) == (0, f"written: {folder}")
+    assert sum(1 for _ in folder.glob("*.nii.gz")) == 10
+    result = call("datalist", folder, "--output", output)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[:3] == ["training: 3 cases", "validation: 1 cases", "testing: 1 cases"]
+    assert json.loads(output.read_text(encoding="utf-8"))["testing"][0]["subject"].startswith("sub-000")
+    result = call("datalist", folder, "--layout", "bids", "--fold", 1, "--folds", 2)
+    assert result.stdout.splitlines() == ["training: 2 cases", "validation: 1 cases", "testing: 2 cases"]
+    result = call("datalist", folder, "--fold", 5)
+    assert (result.exit_code, result.stderr) == (2, "error: fold=5: expected 0 to 4, with 5 folds\n")
+    assert call("synthesize", folder, "--cases", 5).exit_code == 2
+    assert "Invalid value" in call("synthesize", tmp_path / "new", "--kind", "hands").stderr
+
+
 def test_a_bad_data_set_is_one_message(tmp_path: Path) -> None:
     call("synthesize", tmp_path / "phantoms", "--cases", 5)
     picture = next((tmp_path / "phantoms" / "ISIC-2017_Training_Data").glob("*.jpg"))
@@ -82,6 +99,11 @@ def test_a_bad_data_set_is_one_message(tmp_path: Path) -> None:
     result = call("datalist", tmp_path / "phantoms", "--skip-bad")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "training: 2 cases")
     assert call("datalist", tmp_path / "nowhere").exit_code == 2
+    result = call("datalist", tmp_path / "phantoms", "--fold", 0)
+    assert result.stderr == "error: --fold and --folds are for heads, that is layout nfbs, bids, volumes\n"
+    assert "expected a folder" in call("datalist", "").stderr
+    result = call("datalist", tmp_path)
+    assert all(name in result.stderr for name in ("isic2017:", "nfbs:", "bids:", "did you mean"))
 
 
 def test_phantoms_are_not_written_over_other_files(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monai_lossext.files import replace_file
+
+logger = logging.getLogger(__name__)
 
 SECTIONS = ("training", "validation", "testing")
 
@@ -17,6 +20,12 @@ Datalist = dict[str, list[Item]]
 
 class DatalistError(ValueError):
     """A data set, split file or picture folder that cannot be used; the message names every file concerned."""
+
+
+def log_counts(folder: Path, layout: str, datalist: Datalist) -> None:
+    """Tell how many items each section has."""
+    counts = ", ".join(f"{len(items)} {section}" for section, items in datalist.items())
+    logger.info("%s (%s layout): %s", folder, layout, counts)
 
 
 def write_datalist(

@@ -1,28 +1,38 @@
-"""The folder layouts in which skin-lesion data sets are distributed."""
+"""Recognising the folder layout of a data set, and pairing its images with their masks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from monai_lossext.data.datalists import Datalist, DatalistError, Item
-from monai_lossext.data.pictures import by_case, picture_files
-
-PH2_FOLDER = "PH2 Dataset images"
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
+    """How one data set is distributed."""
+
     looked_for: str
     read: Callable[[Path], Datalist]  # {} for a folder of another layout; all in "training" without an official split
 
 
-def read_layout(folder: Path, layout: str = "auto") -> tuple[str, Datalist]:
-    """Find the pictures and masks of a data set.
+def data_folder(dataset_dir: str | os.PathLike[str], make_phantoms: Callable[[], Path]) -> Path:
+    """The absolute folder of a data set, which phantoms are made for where it is "synthetic"."""
+    if not str(dataset_dir or "").strip():
+        raise DatalistError(f'dataset_dir={dataset_dir!r}: expected a folder, or "synthetic"')
+    if str(dataset_dir) == "synthetic":
+        return make_phantoms()
+    return Path(dataset_dir).expanduser().absolute()
+
+
+def read_layout(folder: Path, layouts: Mapping[str, Layout], layout: str = "auto") -> tuple[str, Datalist]:
+    """Find the images and masks of a data set.
 
     Args:
         folder: the data set's folder.
-        layout: "isic2017", "ph2", "dermofit", "plain", or "auto" for the first of them that fits.
+        layouts: those that are known, by name.
+        layout: the name of one of them, or "auto" for the first that fits.
 
     Returns:
         The layout's name and its sections as distributed; without an official split everything is "training". Files
@@ -31,11 +41,11 @@ def read_layout(folder: Path, layout: str = "auto") -> tuple[str, Datalist]:
     Raises:
         DatalistError: the folder does not exist or has none of the layouts; the message says what was looked for.
     """
-    if layout != "auto" and layout not in LAYOUTS:
-        raise DatalistError(f"layout={layout!r} is not known; expected auto, {', '.join(LAYOUTS)}")
+    if layout != "auto" and layout not in layouts:
+        raise DatalistError(f"layout={layout!r} is not known; expected auto, {', '.join(layouts)}")
     if not folder.is_dir():
         raise DatalistError(f"dataset_dir {folder}: there is no such folder")
-    candidates = LAYOUTS if layout == "auto" else {layout: LAYOUTS[layout]}
+    candidates = layouts if layout == "auto" else {layout: layouts[layout]}
     for name, candidate in candidates.items():
         if datalist := candidate.read(folder):
             return name, datalist
@@ -48,68 +58,58 @@ def read_layout(folder: Path, layout: str = "auto") -> tuple[str, Datalist]:
     raise DatalistError("\n".join(lines))
 
 
-def _isic2017(folder: Path) -> Datalist:
-    datalist = {}
-    for section, part in {"training": "Training", "validation": "Validation", "testing": "Test_v2"}.items():
-        pictures, masks = folder / f"ISIC-2017_{part}_Data", folder / f"ISIC-2017_{part}_Part1_GroundTruth"
-        if pictures.is_dir() or masks.is_dir():
-            datalist[section] = _folder_pair(pictures, masks, ("_segmentation",), ".jpg")
-    return datalist
+def by_case(cases: Mapping[Path, str]) -> dict[str, Path]:
+    """Turn file -> case round; two files of one case are an error that names all such files."""
+    files: dict[str, Path] = {}
+    clashes = []
+    for file, case in cases.items():
+        first = files.setdefault(case, file)
+        if first != file:
+            clashes.append(f"  {case}: {first} and {file}")
+    if clashes:
+        raise DatalistError("\n".join(["more than one file for a case; keep one of them:", *clashes]))
+    return files
 
 
-def _ph2(folder: Path) -> Datalist:
-    root = folder / PH2_FOLDER if (folder / PH2_FOLDER).is_dir() else folder
-    cases = sorted(path.parent.name for path in root.glob("IMD*/IMD*_Dermoscopic_Image"))
-    items = [
-        {
-            "case": case,
-            "image": str(root / case / f"{case}_Dermoscopic_Image" / f"{case}.bmp"),
-            "label": str(root / case / f"{case}_lesion" / f"{case}_lesion.bmp"),
-        }
-        for case in cases
-    ]
-    return {"training": items} if items else {}
+def folder_pair(
+    images: Path,
+    labels: Path,
+    stems: Callable[[Path], Mapping[Path, str]],
+    endings: tuple[str, ...],
+    suffixes: tuple[str, str],
+) -> list[Item]:
+    """Pair two folders by stem; a mask's stem is its image's followed by one of the endings.
 
-
-def _plain(folder: Path) -> Datalist:
-    pictures, masks = folder / "images", folder / "masks"
-    if not (pictures.is_dir() and masks.is_dir()):
-        return {}
-    return {"training": _folder_pair(pictures, masks, ("", "_mask", "_segmentation"), ".png")}
-
-
-def _dermofit(folder: Path) -> Datalist:
-    items: list[Item] = []
-    recognised = False
-    for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = {path.stem: path for path in picture_files(group)}
-        labels = {stem.removesuffix("mask"): path for stem, path in files.items() if stem.endswith("mask")}
-        images = {stem: path for stem, path in files.items() if not stem.endswith("mask")}
-        recognised = recognised or not images.keys().isdisjoint(labels)
-        # Names are unique within a class only, as far as the layout promises.
-        items += _paired(images, labels, group / "{}.png", group / "{}mask.png", prefix=f"{group.name}_")
-    return {"training": items} if recognised else {}
-
-
-def _folder_pair(pictures: Path, masks: Path, endings: tuple[str, ...], suffix: str) -> list[Item]:
-    """Pair two folders by stem; a mask's stem is its picture's followed by one of the endings."""
-    for present, absent in ((pictures, masks), (masks, pictures)):
+    Args:
+        images: a folder, which must exist where the other one does.
+        labels: the folder of the masks.
+        stems: lists the files of a folder with their names without suffix.
+        endings: of the masks' names; the first is the one that is expected where a mask is missing.
+        suffixes: of an image and a mask that are missing.
+    """
+    for present, absent in ((images, labels), (labels, images)):
         if not absent.is_dir():
             raise DatalistError(f"{present} is there but {absent} is not: unpack it as well, or move the first away")
-    images = by_case({path: path.stem for path in picture_files(pictures)})
-    labels = by_case({path: _without(path.stem, endings) for path in picture_files(masks)})
-    if not images:
-        raise DatalistError(f"no picture in {pictures}")
-    return _paired(images, labels, pictures / f"{{}}{suffix}", masks / f"{{}}{endings[0]}.png")
+    image_of = by_case(stems(images))
+    label_of = by_case({path: without_ending(stem, endings) for path, stem in stems(labels).items()})
+    if not image_of:
+        raise DatalistError(f"no image in {images}")
+    return paired(image_of, label_of, images / f"{{}}{suffixes[0]}", labels / f"{{}}{endings[0]}{suffixes[1]}")
 
 
-def _without(stem: str, endings: tuple[str, ...]) -> str:
+def without_ending(stem: str, endings: tuple[str, ...]) -> str:
+    """The stem without the first of the endings that it has.
+
+    >>> without_ending("a_mask", ("_mask", "_segmentation"))
+    'a'
+    """
     return next((stem.removesuffix(ending) for ending in endings if ending and stem.endswith(ending)), stem)
 
 
-def _paired(
-    images: dict[str, Path], labels: dict[str, Path], expected_image: Path, expected_label: Path, prefix: str = ""
+def paired(
+    images: Mapping[str, Path], labels: Mapping[str, Path], expected_image: Path, expected_label: Path, prefix: str = ""
 ) -> list[Item]:
+    """Items of all cases; the name of a missing file is the expected one, with the case in place of its braces."""
     return [
         {
             "case": prefix + case,
@@ -118,11 +118,3 @@ def _paired(
         }
         for case in sorted(images.keys() | labels.keys())
     ]
-
-
-LAYOUTS = {
-    "isic2017": _Layout("ISIC-2017_{Training,Validation,Test_v2}_Data and ..._Part1_GroundTruth", _isic2017),
-    "ph2": _Layout(f"'{PH2_FOLDER}' with IMDxxx/IMDxxx_Dermoscopic_Image and IMDxxx/IMDxxx_lesion", _ph2),
-    "plain": _Layout("images/ and masks/ with the same names (or name_mask, name_segmentation)", _plain),
-    "dermofit": _Layout("one folder per class with X.png and Xmask.png", _dermofit),
-}

@@ -9,20 +9,24 @@ import numpy as np
 from PIL import Image
 
 from monai_lossext.data.datalists import DatalistError, Item
+from monai_lossext.data.layouts import by_case
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 SINGLE_BAND = frozenset({"1", "L", "I", "F", "I;16", "I;16B", "I;16L"})
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, sorted by name, without hidden files and ISIC's superpixel maps."""
-    return sorted(
-        path
-        for path in folder.iterdir()
+def picture_stems(folder: Path) -> dict[Path, str]:
+    """The pictures directly in a folder, sorted, with their names without suffix.
+
+    Hidden files and ISIC's superpixel maps are left out.
+    """
+    return {
+        path: path.stem
+        for path in sorted(folder.iterdir())
         if path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")  # macOS leaves "._ISIC_0000000.jpg" in archives
         and not path.stem.endswith("_superpixels")
-    )
+    }
 
 
 def picture_list(path: str | os.PathLike[str]) -> list[Item]:
@@ -41,23 +45,10 @@ def picture_list(path: str | os.PathLike[str]) -> list[Item]:
     root = Path(path).expanduser().absolute()
     if not root.exists():
         raise DatalistError(f"{root}: there is no such folder or picture")
-    files = picture_files(root) if root.is_dir() else [root]
-    if not files:
+    stems = picture_stems(root) if root.is_dir() else {root: root.stem}
+    if not stems:
         raise DatalistError(f"{root}: no picture in this folder; looked for {', '.join(sorted(SUFFIXES))}")
-    return [{"case": case, "image": str(file)} for case, file in by_case({file: file.stem for file in files}).items()]
-
-
-def by_case(cases: dict[Path, str]) -> dict[str, Path]:
-    """Turn file -> case round; two files of one case are an error that names all such files."""
-    files: dict[str, Path] = {}
-    clashes = []
-    for file, case in cases.items():
-        first = files.setdefault(case, file)
-        if first != file:
-            clashes.append(f"  {case}: {first} and {file}")
-    if clashes:
-        raise DatalistError("\n".join(["more than one file for a case; keep one of them:", *clashes]))
-    return files
+    return [{"case": case, "image": str(file)} for case, file in by_case(stems).items()]
 
 
 def grey_values(picture: Image.Image) -> np.ndarray:

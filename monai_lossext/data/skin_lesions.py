@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from monai_lossext.data.checks import checked
-from monai_lossext.data.datalists import SECTIONS, Datalist, DatalistError
-from monai_lossext.data.layouts import read_layout
+from monai_lossext.data.datalists import SECTIONS, Datalist, log_counts
+from monai_lossext.data.layouts import data_folder, read_layout
 from monai_lossext.data.phantoms import cached_dermoscopy_phantoms
+from monai_lossext.data.picture_checks import check_pictures
+from monai_lossext.data.picture_layouts import SKIN_LESION_LAYOUTS
 from monai_lossext.data.splits import checked_fractions, seeded_split, split_by_file
-
-logger = logging.getLogger(__name__)
 
 
 def skin_lesion_datalist(
@@ -67,13 +66,10 @@ def skin_lesion_datalist(
     ['case', 'image', 'label']
     """
     shares = checked_fractions(fractions)
-    if skip_bad and not check:
-        raise ValueError("skip_bad=True needs check=True: without the check no bad file is found")
-    if not str(dataset_dir or "").strip():
-        raise DatalistError(f'dataset_dir={dataset_dir!r}: expected a folder, or "synthetic"')
-    if str(dataset_dir) == "synthetic":
-        dataset_dir = cached_dermoscopy_phantoms(synthetic_cases, seed=seed, cache_dir=cache_dir, progress=progress)
-    name, parts = read_layout(Path(dataset_dir).expanduser().absolute(), layout)
+    folder = data_folder(
+        dataset_dir, lambda: cached_dermoscopy_phantoms(synthetic_cases, seed, cache_dir=cache_dir, progress=progress)
+    )
+    name, parts = read_layout(folder, SKIN_LESION_LAYOUTS, layout)
 
     if split_file is not None:
         datalist = split_by_file([item for part in parts.values() for item in part], Path(split_file).expanduser())
@@ -86,8 +82,6 @@ def skin_lesion_datalist(
     else:
         datalist = {section: parts.get(section, []) for section in SECTIONS}
 
-    if check:
-        datalist = checked(datalist, skip_bad=skip_bad, progress=progress)
-    counts = ", ".join(f"{len(items)} {section}" for section, items in datalist.items())
-    logger.info("%s (%s layout): %s", dataset_dir, name, counts)
+    datalist = checked(datalist, check_pictures, "pictures", check=check, skip_bad=skip_bad, progress=progress)
+    log_counts(folder, name, datalist)
     return datalist

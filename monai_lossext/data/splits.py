@@ -1,10 +1,11 @@
-"""Which case belongs to training, validation and testing."""
+"""Which case belongs to training, validation and testing. All scans of a subject belong to one of them."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -16,24 +17,74 @@ logger = logging.getLogger(__name__)
 
 
 def seeded_split(items: Sequence[Item], seed: int, fractions: Sequence[float]) -> Datalist:
-    """Divide items at random into training, validation and testing.
+    """Divide subjects at random into training, validation and testing.
 
-    The order comes from a digest of the seed and each case's name, so it is the same on every platform and for every
-    order of the files.
+    The order comes from a digest of the seed and each subject's name, so it is the same on every platform and for
+    every order of the files.
 
     Args:
-        items: items with a "case".
+        items: items with a "case", and with a "subject" where one subject may have several cases.
         seed: another seed gives another split.
-        fractions: three shares that add up to 1; no item is lost to rounding.
+        fractions: three shares of the subjects that add up to 1; none is lost to rounding.
 
     >>> items = [{"case": str(number)} for number in range(200)]
     >>> [len(section) for section in seeded_split(items, seed=0, fractions=(0.6, 0.1, 0.3)).values()]
     [120, 20, 60]
     """
-    order = sorted(items, key=lambda item: sha256(f"{seed}/{item['case']}".encode()).digest())
+    scans = _scans(items)
+    order = _shuffled(scans, seed)
     first, second = (round(len(order) * share) for share in (fractions[0], fractions[0] + fractions[1]))
     parts = order[:first], order[first:second], order[second:]
-    return {section: sorted(part, key=lambda item: item["case"]) for section, part in zip(SECTIONS, parts, strict=True)}
+    return {section: _joined(scans, part) for section, part in zip(SECTIONS, parts, strict=True)}
+
+
+def fold_split(items: Sequence[Item], fold: int, folds: int | None, seed: int, fractions: Sequence[float]) -> Datalist:
+    """Divide subjects into folds, of which one is for testing; training and validation share the others.
+
+    Args:
+        items: as of :func:`seeded_split`.
+        fold: the one for testing, from 0.
+        folds: how many; None: as many as there are subjects, which leaves out one at a time.
+        seed: another seed gives other folds.
+        fractions: the first two are the shares of training and validation.
+
+    Raises:
+        DatalistError: there is no such fold, or there are more folds than subjects.
+
+    >>> items = [{"case": str(scan), "subject": str(scan // 2)} for scan in range(8)]
+    >>> [len(section) for section in fold_split(items, 3, None, seed=0, fractions=(0.6, 0.2, 0.2)).values()]
+    [4, 2, 2]
+    """
+    scans = _scans(items)
+    order = _shuffled(scans, seed)
+    count = len(order) if folds is None else folds
+    if not 2 <= count <= len(order):
+        raise DatalistError(f"folds={folds}: expected 2 to {len(order)}, which is the number of subjects")
+    if not 0 <= fold < count:
+        raise DatalistError(f"fold={fold}: expected 0 to {count - 1}, with {count} folds")
+    if sum(fractions[:2]) == 0:
+        raise DatalistError(f"fractions={tuple(fractions)}: nothing is left for training and validation")
+    testing = order[fold::count]
+    logger.info("fold %d of %d leaves out %s", fold, count, ", ".join(testing))
+    share = fractions[0] / sum(fractions[:2])
+    others = _joined(scans, [subject for subject in order if subject not in testing])
+    return seeded_split(others, seed, (share, 1 - share, 0)) | {"testing": _joined(scans, testing)}
+
+
+def _scans(items: Sequence[Item]) -> dict[str, list[Item]]:
+    """The items of each subject; where the data set does not tell, every case is a subject of its own."""
+    scans: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        scans[item.get("subject", item["case"])].append(item)
+    return dict(scans)
+
+
+def _shuffled(subjects: Iterable[str], seed: int) -> list[str]:
+    return sorted(subjects, key=lambda subject: sha256(f"{seed}/{subject}".encode()).digest())
+
+
+def _joined(scans: Mapping[str, Sequence[Item]], subjects: Sequence[str]) -> list[Item]:
+    return sorted((item for subject in subjects for item in scans[subject]), key=lambda item: item["case"])
 
 
 def checked_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
@@ -46,12 +97,14 @@ def checked_fractions(fractions: Sequence[float]) -> tuple[float, float, float]:
 
 
 def split_by_file(items: Sequence[Item], split_file: Path) -> Datalist:
-    """Divide items as a YAML or JSON file says: a list of case names under "training", "validation" and "testing".
+    """Divide items as a YAML or JSON file says: a list of names under "training", "validation" and "testing".
 
-    A section may be absent, and a case that the file does not name is not used.
+    A name is that of a case, or of a subject for all of its cases. A section may be absent, and a case that the file
+    does not name is not used.
 
     Raises:
-        DatalistError: the file cannot be read, or has another section, an unknown case or a case that is named twice.
+        DatalistError: the file cannot be read, or has another section, an unknown case, a case that is named twice or
+            a subject with cases in two sections.
     """
     try:
         # BaseLoader leaves every name a string: a case called 0123 would become a number otherwise.
@@ -61,7 +114,7 @@ def split_by_file(items: Sequence[Item], split_file: Path) -> Datalist:
     if not isinstance(content, dict) or not content.keys() <= set(SECTIONS):
         found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         raise DatalistError(f"split_file {split_file}: expected lists under {', '.join(SECTIONS)}, found {found}")
-    known = {item["case"]: item for item in items}
+    named = {item["case"]: [item] for item in items} | _scans(items)
     sections: Datalist = {section: [] for section in SECTIONS}
     section_of: dict[str, str] = {}
     problems = []
@@ -70,15 +123,28 @@ def split_by_file(items: Sequence[Item], split_file: Path) -> Datalist:
             problems.append(f"  {section}: expected a list of case names")
             continue
         for case in cases:
-            if case not in known:
+            if case not in named:
                 problems.append(f"  {case} ({section}): no such case in the data set")
-            elif case in section_of:
-                problems.append(f"  {case}: named in {section_of[case]} and again in {section}")
-            else:
-                section_of[case] = section
-                sections[section].append(known[case])
+            for item in named.get(case, []):
+                if item["case"] in section_of:
+                    problems.append(f"  {item['case']}: named in {section_of[item['case']]} and again in {section}")
+                else:
+                    section_of[item["case"]] = section
+                    sections[section].append(item)
+    problems += _divided_subjects(sections)
     if problems:
         raise DatalistError("\n".join([f"split_file {split_file} does not fit the data set:", *problems]))
-    if unused := len(known) - len(section_of):
+    if unused := len(items) - len(section_of):
         logger.info("%d cases are not named in %s and not used", unused, split_file)
     return {section: sorted(cases, key=lambda item: item["case"]) for section, cases in sections.items()}
+
+
+def _divided_subjects(sections: Datalist) -> list[str]:
+    scans = {section: _scans(items) for section, items in sections.items()}
+    problems = []
+    for subject in sorted(set().union(*scans.values())):
+        parts = {section: of[subject] for section, of in scans.items() if subject in of}
+        if len(parts) > 1:
+            where = [f"{section} ({', '.join(item['case'] for item in items)})" for section, items in parts.items()]
+            problems.append(f"  {subject}: in {' and in '.join(where)}; all scans of a subject belong to one section")
+    return problems

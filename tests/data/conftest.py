@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import REAL_DATA
+from tests.data.heads import write_head
 from tests.data.masks import lesion
 
 WritePair = Callable[..., None]
@@ -51,3 +54,33 @@ def plain(tmp_path: Path, write_pair: WritePair) -> Path:
     for number in range(20):
         write_pair(root / "images" / f"case{number:02d}.png", root / "masks" / f"case{number:02d}.png")
     return root
+
+
+@pytest.fixture
+def nfbs(tmp_path: Path) -> Path:
+    """NFBS as it is distributed, with ten subjects; the files named _brain are images and hold no masks."""
+    root = tmp_path / "NFBS_Dataset"
+    for number in range(10):
+        subject = f"A{number:08d}"
+        stem = f"sub-{subject}_ses-NFB3_T1w"
+        write_head(root / subject / f"{stem}.nii.gz", root / subject / f"{stem}_brainmask.nii.gz")
+        shutil.copy(root / subject / f"{stem}.nii.gz", root / subject / f"{stem}_brain.nii.gz")
+    return root
+
+
+@pytest.fixture
+def heads(tmp_path: Path) -> Path:
+    """Seven scans of five subjects, named as in BIDS, in one folder."""
+    root = tmp_path / "heads"
+    for case in ("01_ses-1", "01_ses-2", "02", "03_ses-1", "03_ses-2", "04", "05"):
+        write_head(root / f"sub-{case}_T1w.nii.gz", root / f"sub-{case}_brainmask.nii.gz")
+    return root
+
+
+@pytest.fixture
+def head_mri() -> Path:
+    """Real heads of three subjects; skips where they are absent."""
+    folder = REAL_DATA / "head_mri"
+    if not folder.is_dir():
+        pytest.skip(f"real heads not found at {folder}; set MONAI_LOSSEXT_TEST_DATA to the data folder")
+    return folder

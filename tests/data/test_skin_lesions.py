@@ -150,7 +150,7 @@ def test_part_without_its_counterpart(isic: Path) -> None:
 def test_folder_without_pictures(plain: Path) -> None:
     for path in (plain / "images").iterdir():
         path.unlink()
-    with pytest.raises(DatalistError, match=r"no picture in .*images"):
+    with pytest.raises(DatalistError, match=r"no image in .*images"):
         skin_lesion_datalist(plain)
 
 

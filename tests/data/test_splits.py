@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from monai_lossext.data import DatalistError
-from monai_lossext.data.splits import seeded_split, split_by_file
+from monai_lossext.data.splits import fold_split, seeded_split, split_by_file
 
 
 def items(count: int) -> list[dict[str, str]]:
@@ -28,6 +28,31 @@ def test_order_of_the_files_does_not_matter_and_the_seed_does() -> None:
     assert seeded_split(items(50)[::-1], 0, (0.6, 0.1, 0.3)) == split
     assert seeded_split(items(50), 1, (0.6, 0.1, 0.3)) != split
     assert [item["case"] for item in split["training"]] != [item["case"] for item in items(30)]  # it is shuffled
+
+
+def scans() -> list[dict[str, str]]:
+    """Forty scans of ten subjects, of which some have more than others."""
+    return [{"case": f"scan{number:02d}", "subject": f"subject{number**2 % 100 // 10}"} for number in range(40)]
+
+
+def test_subjects_are_divided_and_not_scans() -> None:
+    for seed in range(10):
+        split = seeded_split(scans(), seed, (0.6, 0.2, 0.2))
+        parts = [{item["subject"] for item in section} for section in split.values()]
+        assert [len(part) for part in parts] == [6, 2, 2]
+        assert len(set.union(*parts)) == 10
+        assert sum(map(len, split.values())) == 40
+
+
+@pytest.mark.parametrize("folds", [2, 3, 7, 10, None])
+def test_every_subject_is_tested_in_one_fold(folds: int | None) -> None:
+    splits = [fold_split(scans(), fold, folds, 0, (0.6, 0.2, 0.2)) for fold in range(folds or 10)]
+    tested = [item["case"] for split in splits for item in split["testing"]]
+    assert sorted(tested) == [item["case"] for item in scans()]
+    for split in splits:
+        parts = [{item["subject"] for item in section} for section in split.values()]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 10
+        assert len(parts[1]) == pytest.approx((10 - len(parts[2])) / 4, abs=0.5)
 
 
 @pytest.mark.parametrize(

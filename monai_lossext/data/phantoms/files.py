@@ -6,14 +6,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from monai_lossext.data.parallel import map_in_threads
-from monai_lossext.data.phantoms.dermoscopy import VERSION, dermoscopy_phantom
+from monai_lossext.data.phantoms.dermoscopy import VERSION as DERMOSCOPY_VERSION
+from monai_lossext.data.phantoms.dermoscopy import dermoscopy_phantom
+from monai_lossext.data.phantoms.head import VERSION as HEAD_VERSION
+from monai_lossext.data.phantoms.head import head_phantom
 
 RECIPE_FILE = "phantoms.json"
 
@@ -41,9 +45,7 @@ def write_dermoscopy_phantoms(
         ValueError: `cases` is too small.
         FileExistsError: the folder holds something else, or some of its phantoms were removed.
     """
-    if cases < 4:
-        raise ValueError(f"cases={cases}: expected at least 4, so that training, validation and test have one each")
-    recipe = {"phantoms": "dermoscopy", "version": VERSION, "cases": cases, "seed": seed, "size": list(size)}
+    recipe = {"phantoms": "dermoscopy", "version": DERMOSCOPY_VERSION, "cases": cases, "seed": seed, "size": [*size]}
 
     def write(target: Path) -> None:
         ends = {"Training": round(0.6 * cases), "Validation": round(0.7 * cases), "Test_v2": cases}
@@ -63,6 +65,53 @@ def write_dermoscopy_phantoms(
     return _write_once(Path(folder).expanduser().absolute(), recipe, 2 * cases, write)
 
 
+def write_head_phantoms(
+    folder: str | os.PathLike[str],
+    cases: int = 40,
+    seed: int = 0,
+    size: Sequence[int] = (96, 112, 96),
+    spacing: Sequence[float] = (2.0, 2.0, 2.0),
+    orientation: str = "RAS",
+    progress: bool | None = None,
+) -> Path:
+    """Write head phantoms as NIfTI, named as in BIDS: `sub-0000_T1w.nii.gz` (int16) and `sub-0000_brainmask.nii.gz`.
+
+    Args:
+        folder: absent or empty, else FileExistsError; one that already holds exactly these phantoms is left as it is.
+        cases: how many, at least 4, so that no part is empty.
+        seed: case `i` is ``head_phantom((seed, i), size, spacing, orientation)``.
+        size: voxels along each axis.
+        spacing: of the voxels, in mm.
+        orientation: of the axes.
+        progress: show a progress bar; None: on a terminal.
+
+    Returns:
+        The folder, for the `dataset_dir` of :func:`monai_lossext.data.skull_stripping_datalist`.
+
+    Raises:
+        ValueError: `cases` is too small, or :func:`head_phantom` does not accept an argument.
+        FileExistsError: the folder holds something else, or some of its phantoms were removed.
+    """
+    recipe = {"phantoms": "heads", "version": HEAD_VERSION, "cases": cases, "seed": seed}
+    recipe |= {"size": [*size], "spacing": [*spacing], "orientation": orientation}
+
+    def write(target: Path) -> None:
+        import nibabel
+
+        def write_case(number: int) -> None:
+            image, mask, affine = head_phantom((seed, number), size, spacing, orientation)
+            for values, ending in ((np.round(image).astype(np.int16), "T1w"), (mask, "brainmask")):
+                volume = nibabel.Nifti1Image(values, affine)
+                volume.set_sform(affine, code="scanner")
+                volume.set_qform(affine, code="scanner")
+                volume.header.set_xyzt_units("mm")
+                nibabel.save(volume, target / f"sub-{number:04d}_{ending}.nii.gz")
+
+        map_in_threads(write_case, range(cases), "making phantoms", progress)
+
+    return _write_once(Path(folder).expanduser().absolute(), recipe, 2 * cases, write)
+
+
 def cached_dermoscopy_phantoms(
     cases: int, seed: int = 0, cache_dir: str | os.PathLike[str] | None = None, progress: bool | None = None
 ) -> Path:
@@ -74,11 +123,24 @@ def cached_dermoscopy_phantoms(
         cache_dir: default: the environment variable MONAI_LOSSEXT_CACHE, or `~/.cache/monai_lossext`.
         progress: show a progress bar; None: on a terminal.
     """
+    name = f"dermoscopy-v{DERMOSCOPY_VERSION}-{cases}-seed{seed}"
+    return _cached(name, cache_dir, lambda folder: write_dermoscopy_phantoms(folder, cases, seed, progress=progress))
+
+
+def cached_head_phantoms(
+    cases: int, seed: int = 0, cache_dir: str | os.PathLike[str] | None = None, progress: bool | None = None
+) -> Path:
+    """As :func:`cached_dermoscopy_phantoms`, with heads."""
+    name = f"heads-v{HEAD_VERSION}-{cases}-seed{seed}"
+    return _cached(name, cache_dir, lambda folder: write_head_phantoms(folder, cases, seed, progress=progress))
+
+
+def _cached(name: str, cache_dir: str | os.PathLike[str] | None, write: Callable[[Path], Path]) -> Path:
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "monai_lossext"
     root = Path(cache_dir or os.environ.get("MONAI_LOSSEXT_CACHE") or default).expanduser()
-    folder = root / "phantoms" / f"dermoscopy-v{VERSION}-{cases}-seed{seed}"
+    folder = root / "phantoms" / name
     try:
-        return write_dermoscopy_phantoms(folder, cases, seed=seed, progress=progress)
+        return write(folder)
     except OSError as error:
         advice = "name another folder with cache_dir or the environment variable MONAI_LOSSEXT_CACHE"
         raise OSError(f"phantoms cannot be kept in {folder}: {error}; {advice}") from error
@@ -86,6 +148,8 @@ def cached_dermoscopy_phantoms(
 
 def _write_once(folder: Path, recipe: dict[str, Any], files: int, write: Callable[[Path], None]) -> Path:
     """Let `write` fill a folder that only appears when it is complete; a folder of the same recipe is reused."""
+    if recipe["cases"] < 4:
+        raise ValueError(f"cases={recipe['cases']}: expected at least 4, so that every part of a split has one")
     if _holds(folder, recipe, files):
         return folder
     if folder.exists() and any(folder.iterdir()):
@@ -114,4 +178,4 @@ def _holds(folder: Path, recipe: dict[str, Any], files: int) -> bool:
             return False
     except (OSError, ValueError):
         return False
-    return sum(1 for path in folder.glob("*/*") if path.is_file()) == files
+    return sum(1 for path in folder.rglob("*") if path.is_file() and path.name != RECIPE_FILE) == files
