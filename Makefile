@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+NNUNET := $(VENV)-nnunet
 DATA ?= synthetic
 DEMO ?= demo
 JOBS ?= 2
@@ -35,16 +36,26 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# BENCH holds options of benchmarks/losses.py: --quick for a look of minutes in place of hours.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hard_cases.py
-	$(BIN)/python benchmarks/loss_cost.py
+	$(MAKE) $(NNUNET)/.bench || echo "nnU-Net does not install here: its columns are left out"
+	if test -e $(NNUNET)/.bench; then python=$(NNUNET)/bin/python; else python=$(BIN)/python; fi; \
+	    $$python benchmarks/losses.py $(BENCH)
 	$(BIN)/python benchmarks/epoch_overhead.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
+	rm -rf $(VENV) $(NNUNET) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
+
+# nnU-Net brings some seventy packages that nothing else here needs.
+$(NNUNET)/.bench: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(NNUNET)
+	echo '*' > $(NNUNET)/.gitignore
+	$(NNUNET)/bin/python -m pip install -q -c constraints.txt -e ".[compare]" kornia psutil nnunetv2==2.8.1
+	touch $@
 
 $(VENV)/.compare: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -17,9 +17,19 @@ from monai.engines import PrepareBatch
 from monai.networks.layers import AffineTransform
 from torch import Tensor
 
-__all__ = ["AugmentedBatch", "cases_of", "end_with_cause", "is_true", "prepare_run"]
+__all__ = [
+    "AugmentedBatch",
+    "LossInputs",
+    "cases_of",
+    "end_with_cause",
+    "heads_with_phantoms",
+    "is_true",
+    "prepare_run",
+]
 
 RUN_LOG = "monai_lossext.run_log"
+WRAPPERS = ("Failed to", "applying transform")  # how MONAI begins messages that hide the one that helps
+PHANTOM_SEED = 1_000_000  # of phantoms added to a data set, which may itself be phantoms
 
 
 class AugmentedBatch(PrepareBatch):
@@ -103,6 +113,79 @@ def _uniform(count: int, limit: float) -> Tensor:
     return (2 * torch.rand(count) - 1) * limit
 
 
+class LossInputs(PrepareBatch):
+    """Hand a trainer the image, and the loss what it needs besides the label: masks, distance maps, annotated classes.
+
+    MONAI's SupervisedTrainer calls the loss with the prediction and with what this returns second: the mapping that all
+    losses of :mod:`monai_lossext.losses` take as target, or the label itself if nothing else is asked for. In a config:
+
+    .. code-block:: yaml
+
+        train#trainer:
+          prepare_batch:
+            _target_: monai_lossext.engines.LossInputs
+            distance_map: distance_map
+
+    The second value also becomes ``engine.state.output["label"]``, where metrics look for the label. So leave an
+    evaluator its default ``prepare_batch``, and give handlers and postprocessing of a trainer an ``output_transform``
+    that takes the label out of the mapping.
+
+    Args:
+        image: key of the image in a batch.
+        label: key of the label, (B, 1, *S) or (B, C, *S).
+        mask: key of the voxel weights, (B, 1, *S) or (B, C, *S); None leaves it out, here and below.
+        distance_map: key of the signed distances, (B, C, *S), as SignedDistanceMapd makes them.
+        penalty_map: key of the penalties, (B, 1, *S) or (B, C, *S), as PenaltyDistanceMapd makes them.
+        classes: key of which classes were annotated in each scan, (B, C) bool.
+
+    Raises:
+        KeyError: a key that is not in the batch; the message names it, and what is there.
+
+    >>> batch = {"image": torch.rand(2, 1, 8, 8), "label": torch.ones(2, 1, 8, 8), "weight": torch.ones(2, 1, 8, 8)}
+    >>> image, target = LossInputs(mask="weight")(batch)
+    >>> sorted(target)
+    ['label', 'mask']
+    """
+
+    def __init__(
+        self,
+        image: str = "image",
+        label: str = "label",
+        *,
+        mask: str | None = None,
+        distance_map: str | None = None,
+        penalty_map: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        self.image = image
+        keys = {
+            "label": label,
+            "mask": mask,
+            "distance_map": distance_map,
+            "penalty_map": penalty_map,
+            "classes": classes,
+        }
+        self.keys = {name: key for name, key in keys.items() if key is not None}
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+        """Return the image (B, C, *S) and the target, on the device; ``kwargs`` go to ``Tensor.to`` of the image."""
+
+        def value(key: str) -> Tensor:
+            if key not in batchdata:
+                raise KeyError(f"the batch has no {key!r}, only {', '.join(map(repr, batchdata))}")
+            return torch.as_tensor(batchdata[key])
+
+        image = value(self.image).to(device=device, non_blocking=non_blocking, **kwargs)
+        target = {name: value(key).to(device=device, non_blocking=non_blocking) for name, key in self.keys.items()}
+        return image, target["label"] if len(target) == 1 else target
+
+
 def is_true(argument: str, value: bool | str) -> bool:
     """Read a switch that a command line may have handed over as text.
 
@@ -139,6 +222,56 @@ def cases_of(datalist: Mapping[str, Sequence[dict[str, str]]], section: str) -> 
         present = ", ".join(f"{name} ({len(items)} cases)" for name, items in datalist.items() if items)
         raise ValueError(f"the data set has no section {section!r} with cases; it has {present}")
     return datalist[section]
+
+
+def heads_with_phantoms(
+    dataset_dir: str | os.PathLike[str],
+    extra_phantoms: int = 0,
+    *,
+    synthetic_cases: int = 40,
+    cache_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> dict[str, list[dict[str, str]]]:
+    """List heads as skull_stripping_datalist does, with phantoms added to few heads.
+
+    Four fifths of the phantoms are trained with, and the heads are repeated until they are as many. The others take the
+    place of the validation if there are too few subjects to have one. The testing section stays as it is.
+
+    Args:
+        dataset_dir: folder of the data set, or "synthetic".
+        extra_phantoms: how many phantoms to add; 0 or at least 5.
+        synthetic_cases: how many phantoms "synthetic" makes.
+        cache_dir: where phantoms are kept.
+        options: further arguments of :func:`monai_lossext.data.skull_stripping_datalist`.
+
+    Raises:
+        ValueError: a number of phantoms between 1 and 4.
+        DatalistError: as of that function.
+
+    >>> cache = getfixture("tmp_path")
+    >>> heads = heads_with_phantoms("synthetic", extra_phantoms=5, synthetic_cases=4, cache_dir=cache)
+    >>> {section: len(items) for section, items in heads.items()}  # two heads twice, and four phantoms
+    {'training': 8, 'validation': 1, 'testing': 1}
+    """
+    from monai_lossext.data import skull_stripping_datalist  # the data of the other bundles need no volumes
+
+    if extra_phantoms < 0 or 0 < extra_phantoms < 5:
+        raise ValueError(f"extra_phantoms must be 0 or at least 5, got {extra_phantoms}")
+    heads = skull_stripping_datalist(dataset_dir, synthetic_cases=synthetic_cases, cache_dir=cache_dir, **options)
+    if not extra_phantoms:
+        return heads
+    phantoms = skull_stripping_datalist(
+        "synthetic",
+        synthetic_cases=extra_phantoms,
+        seed=PHANTOM_SEED,
+        fractions=(0.8, 0.2, 0),
+        check=False,
+        cache_dir=cache_dir,
+    )
+    real = heads["training"]
+    repeats = max(1, round(len(phantoms["training"]) / max(1, len(real))))
+    validation = heads["validation"] or phantoms["validation"]
+    return heads | {"training": real * repeats + phantoms["training"], "validation": validation}
 
 
 def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> None:
@@ -179,13 +312,13 @@ def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> Non
 def end_with_cause() -> None:
     """Let an error that ends the process say last what caused it.
 
-    MONAI wraps an error in a config into "Failed to instantiate ..." and "Failed to evaluate ...", which then stand at
+    MONAI wraps an error in a config into "Failed to instantiate ..." or "applying transform ...", which then stand at
     the end of the output instead of the message that helps. The traceback stays as it is, above.
     """
 
     def report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         sys.__excepthook__(kind, error, traceback)
-        while isinstance(error, RuntimeError) and str(error).startswith("Failed to") and error.__cause__ is not None:
+        while isinstance(error, RuntimeError) and str(error).startswith(WRAPPERS) and error.__cause__ is not None:
             error = error.__cause__
         if isinstance(error, Exception):
             print(f"\n{type(error).__name__}: {error}", file=sys.stderr)

@@ -12,6 +12,7 @@ import monai_lossext.data
 import monai_lossext.engines
 import monai_lossext.handlers
 import monai_lossext.losses
+import monai_lossext.transforms
 from monai_lossext.losses import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +35,6 @@ def test_every_public_name_is_in_the_reference():
     families = {entry.name for entry in catalogue()}
     for name in set(monai_lossext.losses.__all__) - families:
         assert re.search(rf"losses\.{name}$", reference, re.MULTILINE), name
-    for module in (monai_lossext.data, monai_lossext.engines, monai_lossext.handlers):
+    for module in (monai_lossext.data, monai_lossext.engines, monai_lossext.handlers, monai_lossext.transforms):
         assert f"automodule:: {module.__name__}" in reference
         assert module.__all__

@@ -1,5 +1,7 @@
 """Segmentation losses with MONAI's vocabulary: drop-in classes, their bases and the catalogue."""
 
+from typing import TYPE_CHECKING, Any
+
 from .base import ClasswiseLoss, OverlapLoss, RegionLoss, SegmentationLoss, VoxelLoss
 from .boundary import BoundaryDistanceLoss, HausdorffCVLoss, HausdorffDistanceLoss, HausdorffERLoss
 from .catalogue import LossEntry, catalogue
@@ -28,6 +30,9 @@ from .voxel import (
     WeightedCrossEntropyLoss,
 )
 
+if TYPE_CHECKING:
+    from .deep_supervision import DeepSupervisedLoss
+
 __all__ = [
     "AsymmetricSimilarityLoss",
     "BalancedCrossEntropyLoss",
@@ -36,6 +41,7 @@ __all__ = [
     "ComboLoss",
     "CompoundLoss",
     "Counts",
+    "DeepSupervisedLoss",
     "DiceHausdorffLoss",
     "DiceTopKLoss",
     "DistanceMapCrossEntropyLoss",
@@ -67,3 +73,11 @@ __all__ = [
     "WeightedCrossEntropyLoss",
     "catalogue",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "DeepSupervisedLoss":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .deep_supervision import DeepSupervisedLoss  # MONAI, of which it is a subclass, is slow to load
+
+    return DeepSupervisedLoss

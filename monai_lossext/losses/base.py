@@ -5,22 +5,22 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
-from .counts import Activation, Counts, SumOverProcesses, accumulator_dtype, soft_counts
+from .counts import Counts, Extra, SumOverProcesses, soft_counts
 from .likelihoods import Voxels, read_voxels
+from .precision import Activation
+from .reading import Reading, read_shapes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 REDUCTIONS = ("none", "mean", "sum")
 EMPTY_RULES = ("penalize", "formula", "skip")
-TARGET_KEYS = ("label", "mask", "distance_map", "classes")
 
 
 class LossOptions(TypedDict, total=False):
@@ -81,18 +81,6 @@ def one_of(choices: Sequence[str], **named: str) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
     return str(getattr(value, "value", value))
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One call's input and target, checked, with masks and ignored labels joined into voxel weights."""
-
-    input: Tensor  # (B, C, *S), not yet activated
-    target: Tensor  # (B, 1, *S) class indices if labels, else (B, C, *S)
-    labels: bool
-    mask: Tensor | None  # (B, 1, *S) or (B, C, *S) voxel weights
-    classes: Tensor | None  # (B, C), which classes were annotated
-    distance_map: Tensor | None  # (B, C, *S), as the caller gave it
 
 
 class SegmentationLoss(_Loss):
@@ -175,49 +163,18 @@ class SegmentationLoss(_Loss):
         return self.other_act
 
     def read(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Reading:
-        """Check input and target and join mask and ignored labels into voxel weights.
+        """Check the shapes of input, target and mask; values are checked by :meth:`.Reading.checked`.
 
         Raises:
             AssertionError: when the shape of target or mask does not fit the input's.
-            ValueError: when the number of dimensions, a label, a target's value or a voxel weight is out of range.
+            ValueError: when the number of dimensions is not 3 to 5, or a mapping has unknown keys.
         """
-        classes = distance_map = None
-        if isinstance(target, Mapping):
-            target, mask, classes, distance_map = _unpacked(target, mask)
-        input, target = _plain(input), _plain(target).detach()
-        if not 3 <= input.ndim <= 5:
-            raise ValueError(f"input must be (B, C, *S) with 1 to 3 spatial dimensions, got {tuple(input.shape)}.")
-        channels = input.shape[1]
-        if channels == 1 and not torch.compiler.is_compiling():
+        if input.shape[1:2] == (1,) and not torch.compiler.is_compiling():
             for option, on in self._options_for_several_channels():
                 if on:
                     warnings.warn(f"single channel prediction, `{option}` ignored.", stacklevel=3)
-        labels = self.to_onehot_y and channels > 1
-        if self.to_onehot_y and target.ndim == input.ndim - 1:
-            target = target.unsqueeze(1)
-        expected = (input.shape[0], 1 if labels else channels, *input.shape[2:])
-        if target.shape != expected:
-            hint = "; class indices need to_onehot_y=True" if target.shape[1:2] == (1,) and not labels else ""
-            raise AssertionError(
-                f"ground truth has different shape ({tuple(target.shape)}) from input ({tuple(input.shape)}), "
-                f"expected {expected}{hint}."
-            )
-        target, kept = _without_ignored(target, labels, channels, self.ignore_index)
-        _check_values(target, labels, channels)
-        mask = _joined(mask, kept, input)
-        if mask is not None:
-            input = _neutral_where_masked(input, mask, elementwise=not (self.softmax or self.other_act))
-        if classes is not None:
-            classes = _plain(torch.as_tensor(classes, device=input.device)).bool()
-            if classes.shape != input.shape[:2]:
-                raise AssertionError(f"classes must be (B, C) = {tuple(input.shape[:2])}, got {tuple(classes.shape)}.")
-        if distance_map is not None:
-            distance_map = _plain(torch.as_tensor(distance_map, device=input.device)).detach()
-            if distance_map.shape != input.shape:
-                raise AssertionError(
-                    f"distance_map must have the input's shape {tuple(input.shape)}, got {tuple(distance_map.shape)}."
-                )
-        return Reading(input, target, labels, mask, classes, distance_map)
+        elementwise = not (self.softmax or self.other_act)
+        return read_shapes(input, target, mask, self.to_onehot_y, self.ignore_index, elementwise)
 
     def _options_for_several_channels(self) -> Iterator[tuple[str, bool]]:
         yield "softmax=True", self.softmax
@@ -289,8 +246,7 @@ class RegionLoss(ClasswiseLoss):
     Takes also the arguments of :class:`ClasswiseLoss`.
     """
 
-    squares = False  # whether per_class needs the sums of squares
-    errors = False  # whether per_class needs the sums of squared errors
+    extra: Extra = None  # further sums that per_class needs
 
     def __init__(
         self,
@@ -312,7 +268,8 @@ class RegionLoss(ClasswiseLoss):
             input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
             target: (B, C, *S) in [0, 1], or with ``to_onehot_y=True`` class indices (B, 1, *S) or (B, *S); any dtype.
                 Or a mapping with ``"label"`` and optionally ``"mask"``, ``"classes"`` ((B, C) bool: which classes
-                were annotated in each scan; the others contribute nothing) and ``"distance_map"`` (not used here).
+                were annotated in each scan; the others contribute nothing), ``"distance_map"`` and ``"penalty_map"``
+                (not used here).
                 Under ``torch.compile`` a label out of range stops the program without naming the value.
             mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
 
@@ -336,11 +293,10 @@ class RegionLoss(ClasswiseLoss):
         sums = soft_counts(
             reading.input,
             reading.target,
+            reading.mask,
+            rules=reading.rules,
             activation=self.activation(channels),
-            labels=reading.labels,
-            mask=reading.mask,
-            squares=self.squares,
-            errors=self.errors,
+            extra=self.extra,
         )
         if reading.classes is not None:
             sums = sums * reading.classes
@@ -350,8 +306,7 @@ class RegionLoss(ClasswiseLoss):
             sums = SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         if not self.include_background and channels > 1:
             sums = sums[:, :, 1:]
-        more = ("missed", "added") if self.errors else ("pp", "gg")
-        return Counts(*sums[:4].unbind(0), **dict(zip(more, sums[4:], strict=False)))
+        return Counts.of(sums, self.extra)
 
     def per_class(self, counts: Counts) -> Tensor:
         """Return the loss of each sample and class, (B, C), or (B, 1) if the loss joins the classes."""
@@ -385,7 +340,9 @@ class OverlapLoss(RegionLoss):
 
 
 class VoxelLoss(SegmentationLoss):
-    r"""Base of all losses that are a mean over voxels. A new one defines :meth:`likelihood`, :meth:`balance` or both.
+    r"""Base of all losses that are a mean over voxels.
+
+    A new one defines :meth:`likelihood`, :meth:`balance` or :meth:`emphasis`, each as a formula of some voxels.
 
     With ``softmax``, and for other predictions in several channels except with ``sigmoid``, a voxel has one class and
     its value is the sum over the classes of :math:`-g_c \log p_c`. Otherwise every channel is a problem of its own,
@@ -420,31 +377,32 @@ class VoxelLoss(SegmentationLoss):
         reading = self.read(input, target, mask)
         channels = reading.input.shape[1]
         voxels = read_voxels(
+            reading.rules,
             reading.input,
             reading.target,
+            reading.mask,
             activation=self.activation(channels),
             exclusive=self.exclusive_classes and channels > 1 and not self.sigmoid,
-            labels=reading.labels,
-            mask=reading.mask,
             kept=reading.classes,
             first=self.first(channels),
         )
-        value, weight = self.per_voxel(reading, voxels)
-        weighed = value * weight
+        emphasis, share = self.emphasis(reading, voxels)
         if self.reduction == "none":
-            return weighed
-        total = weighed.sum(dtype=accumulator_dtype(value))
-        if self.reduction == "mean":
-            total = mean(total, weight.expand_as(value).sum(dtype=total.dtype))
-        return total.to(value.dtype)
+            each = voxels.losses(self.likelihood, *self.factors(voxels)) * voxels.weight
+            return each if emphasis is None else each * emphasis
+        mean = self.reduction == "mean"
+        return voxels.total(self.likelihood, *self.factors(voxels), emphasis, share, mean)
 
     def first(self, channels: int) -> int:
         """Return the first channel that counts."""
         return 0 if self.include_background or channels == 1 else 1
 
-    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Return each voxel's loss, (B, 1, *S) or (B, C, *S), and its weight in the mean."""
-        return voxels.map(self.likelihood).total(*self.factors(voxels)), voxels.weight
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
+        """Return further factors of each voxel's loss, and of its weight in the mean; None for 1.
+
+        They broadcast over the losses, (B, 1, *S) or (B, C, *S). Values in ``reading`` are not checked yet.
+        """
+        return None, None
 
     def likelihood(self, nll: Tensor) -> Tensor:
         """Return the loss at the negative log-likelihood of what the voxel is."""
@@ -483,70 +441,3 @@ def safe_pow(x: Tensor, exponent: float, smallest: float = 1e-6) -> Tensor:
 def mean(total: Tensor, n: Tensor) -> Tensor:
     """Return total / n, and 0 where there is no voxel."""
     return safe_ratio(total, n, otherwise=0.0)
-
-
-def _plain(x: Tensor) -> Tensor:
-    """Return MONAI's MetaTensor and other subclasses as a plain tensor."""
-    return x if type(x) is Tensor or torch.compiler.is_compiling() else x.as_subclass(Tensor)
-
-
-def _unpacked(target: Mapping[str, Any], mask: Tensor | None) -> tuple[Tensor, Tensor | None, Any, Any]:
-    unknown = sorted(set(target) - set(TARGET_KEYS))
-    if unknown or "label" not in target:
-        raise ValueError(f"a mapping target needs 'label' and may hold {TARGET_KEYS[1:]}, got keys {list(target)}.")
-    if mask is not None and target.get("mask") is not None:
-        raise ValueError("mask is given twice, as an argument and in the target; give it once.")
-    mask = mask if mask is not None else target.get("mask")
-    return target["label"], mask, target.get("classes"), target.get("distance_map")
-
-
-def _without_ignored(
-    target: Tensor, labels: bool, channels: int, ignore_index: int | None
-) -> tuple[Tensor, Tensor | None]:
-    """Replace ignored labels by 0 and return which voxels (or elements) are kept."""
-    if ignore_index is None:
-        return target, None
-    if labels or channels == 1 or not 0 <= ignore_index < channels:
-        kept = target != ignore_index
-        return torch.where(kept, target, torch.zeros_like(target)), kept
-    return target, target[:, ignore_index : ignore_index + 1] <= 0.5
-
-
-def _check_values(target: Tensor, labels: bool, channels: int) -> None:
-    """Raise ValueError unless class indices are integers in 0..C-1, or targets in channels lie in [0, 1]."""
-    if target.dtype == torch.bool or target.numel() == 0:
-        return
-    highest = channels - 1 if labels else 1
-    if torch.compiler.is_compiling():  # a graph cannot branch on values, but it can stop
-        torch._assert_async(((target >= 0) & (target <= highest)).all(), f"target out of range, expected 0..{highest}")
-        return
-    low, high = (x.item() for x in torch.aminmax(target))
-    bad = low if not low >= 0 else high if not high <= highest else None
-    if bad is None and labels and target.is_floating_point():
-        fractional = target[target != target.round()]
-        bad = fractional[0].item() if fractional.numel() else None
-    if bad is not None:
-        expected = f"integer labels 0..{highest}" if labels else "values in [0, 1]"
-        raise ValueError(f"target holds {bad}, expected {expected} for an input of {channels} channel(s).")
-
-
-def _joined(mask: Tensor | None, kept: Tensor | None, input: Tensor) -> Tensor | None:
-    """Join the caller's mask and the kept voxels into voxel weights, (B, 1, *S) or (B, C, *S)."""
-    if mask is None:
-        return kept
-    mask = _plain(mask).detach()
-    expected = [(input.shape[0], channels, *input.shape[2:]) for channels in (1, input.shape[1])]
-    if tuple(mask.shape) not in expected:
-        raise AssertionError(f"mask must have shape {expected[0]} or {expected[1]}, got {tuple(mask.shape)}.")
-    compiling = torch.compiler.is_compiling()
-    if mask.dtype != torch.bool and not compiling and not bool(((mask >= 0) & (mask < float("inf"))).all()):
-        raise ValueError(f"mask must hold finite weights of at least 0, got {mask.min().item()}..{mask.max().item()}.")
-    return mask if kept is None else mask * kept
-
-
-def _neutral_where_masked(input: Tensor, mask: Tensor, elementwise: bool) -> Tensor:
-    """Replace what is masked out before the activation, so that not even NaN gets through."""
-    visible = mask != 0
-    if not elementwise:  # a softmax needs all channels of a voxel of which any counts
-        visible = visible.any(1, keepdim=True)
-    return torch.where(visible, input, torch.zeros_like(input))

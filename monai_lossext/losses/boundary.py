@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .base import SegmentationLoss, mean, non_negative, one_of, positive
-from .counts import accumulator_dtype, probabilities
-from .distances import checked_spacing, distance_inside
+from .distances import checked_spacing, class_masks, one_hot, signed_distance, visible
+from .map_sums import MapSum, above_half, shifted, widened
+from .precision import Activation, accumulator_dtype, probabilities
+from .reading import Reading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -18,17 +20,8 @@ if TYPE_CHECKING:
     from .base import LossOptions
 
 
-def signed_distance(mask: Tensor, spacing: tuple[float, ...] | None, dtype: torch.dtype) -> Tensor:
-    """Return the distance of voxels outside of a mask to it, and minus the distance of voxels inside to the rest.
-
-    Zero everywhere for a mask that is empty or full, nowhere else.
-    """
-    signed: Tensor = distance_inside(~mask, spacing, dtype) - distance_inside(mask, spacing, dtype)
-    return signed
-
-
 class BoundaryLossBase(SegmentationLoss):
-    """Base of the boundary losses. A new one defines :meth:`per_voxel`.
+    """Base of the boundary losses. A new one defines :meth:`per_voxel`, or :meth:`total` if it needs no volumes.
 
     Voxels that are masked out or ignored, and all voxels of a class that was not annotated, lie outside of the class,
     in the target and in the prediction, and do not count. Takes the arguments of :class:`.SegmentationLoss`.
@@ -41,8 +34,9 @@ class BoundaryLossBase(SegmentationLoss):
             input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
             target: as in :meth:`.RegionLoss.forward`; borders are those of ``target > 0.5``. A mapping may hold
                 ``"distance_map"``, (B, C, *S): the signed distance of each voxel from the border of each class,
-                negative inside and 0 nowhere but in classes without border, as losses with ``spacing`` compute it
-                themselves when it is not there (HausdorffERLoss and HausdorffCVLoss need none).
+                negative inside and 0 nowhere but in classes without border, as :class:`.SignedDistanceMapd` makes it
+                and losses with ``spacing`` compute it when it is not there (HausdorffERLoss and HausdorffCVLoss need
+                none).
             mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
 
         Returns:
@@ -54,30 +48,33 @@ class BoundaryLossBase(SegmentationLoss):
             ValueError: when the number of dimensions, a label, a target's value, a voxel weight, the number of class
                 weights or of spacings is wrong.
         """
-        reading = self.read(input, target, mask)
-        channels = reading.input.shape[1]
-        p, g = probabilities(reading.input, self.activation(channels)), reading.target
-        space = (1,) * (p.ndim - 2)
-        if reading.labels:
-            g = g == torch.arange(channels, device=p.device, dtype=g.dtype).view(1, channels, *space)
-        w = torch.ones((), device=p.device).expand_as(p) if reading.mask is None else reading.mask.expand_as(p)
-        if reading.classes is not None:
-            w = w * reading.classes.view(*reading.classes.shape, *space)
-        first = 1 if not self.include_background and channels > 1 else 0
-        p, g, w = p[:, first:], g[:, first:].to(p.dtype), w[:, first:].to(p.dtype)
-        distance_map = reading.distance_map
-        if distance_map is not None:
-            distance_map = torch.where(w > 0, distance_map[:, first:].to(p.dtype), 0.0)
-        p, g = torch.where(w > 0, p, 0.0), torch.where(w > 0, g, 0.0)
-        dtype = accumulator_dtype(p)
-        n = w.flatten(2).sum(-1, dtype=dtype)
-        value = (w * self.per_voxel(p, g, distance_map)).flatten(2).sum(-1, dtype=dtype)
-        value = self.reduced(self.weighted(mean(value, n)), n > 0)
+        reading = self.read(input, target, mask).checked()
+        first = 1 if not self.include_background and reading.input.shape[1] > 1 else 0
+        weight = voxel_weights(reading, first)
+        total = self.total(reading, first, weight)
+        if weight is None:
+            n = torch.full_like(total, float(reading.input[0, 0].numel()))
+        else:
+            n = weight.flatten(2).sum(-1, dtype=total.dtype)
+        value = self.reduced(self.weighted(mean(total, n)), n > 0)
         return value.to(torch.promote_types(reading.input.dtype, torch.float32))
 
-    def per_voxel(self, p: Tensor, g: Tensor, distance_map: Tensor | None) -> Tensor:
-        """Return the loss of each voxel, (B, C, *S), from probabilities, target and signed distances of that shape."""
+    def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
+        """Return the weighted sum over the voxels of each class from the first on, (B, C), in float64."""
+        p = probabilities(reading.input, self.activation(reading.input.shape[1]))[:, first:]
+        g = (one_hot(reading) if reading.labels else reading.target)[:, first:].to(p.dtype)
+        if weight is None:
+            return self.per_voxel(p, g).flatten(2).sum(-1, dtype=accumulator_dtype(p))
+        value = self.per_voxel(torch.where(weight > 0, p, 0.0), torch.where(weight > 0, g, 0.0))
+        return (weight * value).flatten(2).sum(-1, dtype=accumulator_dtype(p))
+
+    def per_voxel(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return the loss of each voxel, (B, C, *S), from probabilities and target of that shape."""
         raise NotImplementedError
+
+    def sum_of(self, reading: Reading, first: int, shift: float = 0.0) -> MapSum:
+        """Return the sum of a map times probabilities or errors, for this loss's activation."""
+        return MapSum(self.activation(reading.input.shape[1]), first, shift, reading.labels)
 
 
 class BoundaryDistanceLoss(BoundaryLossBase):
@@ -93,8 +90,9 @@ class BoundaryDistanceLoss(BoundaryLossBase):
     Args:
         inside: ``"shifted"``, :math:`-(d - h)`, in which foreground that touches the border has no weight, or
             ``"full"``, :math:`-d`.
-        normalize: divide the map of each sample and class by its largest absolute value.
-        spacing: size of a voxel in mm, one number or one an axis; default 1. h is its smallest number.
+        normalize: divide the map of each sample and class by its largest absolute value where voxels count.
+        spacing: size of a voxel in mm, one number or one an axis; default 1. h is its smallest number, also where the
+            map is given: one in mm needs the spacing here as well.
 
     Takes also the arguments of :class:`.SegmentationLoss`.
 
@@ -125,15 +123,17 @@ class BoundaryDistanceLoss(BoundaryLossBase):
         self.normalize = normalize
         self.spacing = checked_spacing(spacing)
 
-    def per_voxel(self, p: Tensor, g: Tensor, distance_map: Tensor | None) -> Tensor:
-        """Return the signed distance times the probability."""
-        phi = signed_distance(g > 0.5, self.spacing, p.dtype) if distance_map is None else distance_map
-        if self.inside == "shifted":
-            phi = torch.where(phi < 0, phi + min(self.spacing or (1.0,)), phi)
-        if self.normalize:
-            largest = phi.abs().flatten(2).amax(-1).reshape(*phi.shape[:2], *[1] * (phi.ndim - 2))
-            phi = phi / torch.where(largest > 0, largest, 1.0)
-        return phi * p
+    def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
+        """Return the weighted sum of the map times the probabilities; where the map is given, no target is needed."""
+        phi = signed_map(reading, first, self.spacing)
+        shift = min(self.spacing or (1.0,)) if self.inside == "shifted" else 0.0
+        if weight is None and not self.normalize:
+            return self.sum_of(reading, first, shift)(reading.input, phi)  # shifts as it goes, which saves a volume
+        phi = shifted(widened(phi), shift)
+        phi = phi if weight is None else torch.where(weight > 0, phi, 0.0)
+        total = self.sum_of(reading, first)(reading.input, phi if weight is None else phi * weight)
+        largest = phi.abs().flatten(2).amax(-1) if self.normalize else torch.ones_like(total)
+        return total / torch.where(largest > 0, largest, 1.0)
 
 
 class HausdorffDistanceLoss(BoundaryLossBase):
@@ -179,13 +179,15 @@ class HausdorffDistanceLoss(BoundaryLossBase):
         self.one_sided = one_sided
         self.spacing = checked_spacing(spacing)
 
-    def per_voxel(self, p: Tensor, g: Tensor, distance_map: Tensor | None) -> Tensor:
-        """Return the squared error times the distances."""
-        d = signed_distance(g > 0.5, self.spacing, p.dtype) if distance_map is None else distance_map
-        weight = d.abs() ** self.alpha
+    def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
+        """Return the weighted sum of the squared errors times the distances."""
+        distances = widened(signed_map(reading, first, self.spacing)).abs() ** self.alpha
         if not self.one_sided:
-            weight = weight + signed_distance(p.detach() > 0.5, self.spacing, p.dtype).abs() ** self.alpha
-        return (p - g).square() * weight
+            predicted = predicted_masks(reading, first, self.activation(reading.input.shape[1]))
+            distances += signed_distance(predicted, self.spacing, distances.dtype).abs() ** self.alpha
+        if weight is not None:
+            distances = torch.where(weight > 0, distances, 0.0) * weight
+        return self.sum_of(reading, first)(reading.input, distances, reading.target)
 
 
 class HausdorffERLoss(BoundaryLossBase):
@@ -230,21 +232,17 @@ class HausdorffERLoss(BoundaryLossBase):
     ) -> None:
         super().__init__(*args, **options)
         self.alpha = non_negative(alpha=alpha)
-        if not isinstance(erosions, int) or erosions < 1:
-            raise ValueError(f"erosions must be a whole number of at least 1, got {erosions}.")
-        self.erosions = erosions
+        self.erosions = counted(erosions=erosions)
         self.normalize = one_of(("minmax", "rescale", "none"), normalize=normalize)
 
-    def per_voxel(self, p: Tensor, g: Tensor, distance_map: Tensor | None) -> Tensor:
+    def per_voxel(self, p: Tensor, g: Tensor) -> Tensor:
         """Return the weighted sum of the eroded errors."""
         error = (p - g).square()
         total = torch.zeros_like(error)
         for k in range(1, self.erosions + 1):
             error = (mean_of_cross(error) - 0.5).relu()
-            if self.normalize == "minmax":
-                error = _stretched(error)
-            elif self.normalize == "rescale":
-                error = 2 * error
+            error = _stretched(error) if self.normalize == "minmax" else error
+            error = 2 * error if self.normalize == "rescale" else error
             total = total + k**self.alpha * error
         return total
 
@@ -293,7 +291,7 @@ class HausdorffCVLoss(BoundaryLossBase):
         if not self.radii or not all(1 <= r < float("inf") for r in self.radii):
             raise ValueError(f"radii must be numbers of voxels, each at least 1, got {radii}.")
 
-    def per_voxel(self, p: Tensor, g: Tensor, distance_map: Tensor | None) -> Tensor:
+    def per_voxel(self, p: Tensor, g: Tensor) -> Tensor:
         """Return the squared errors weighed by the balls that they fill."""
         balls = means_of_balls(torch.cat([p, g]), self.radii)
         total = torch.zeros_like(p)
@@ -302,6 +300,48 @@ class HausdorffCVLoss(BoundaryLossBase):
             inside = g * _above_half(ball_g) + p * _above_half(ball_p)
             total = total + r**self.alpha * (outside + inside)
         return (p - g).square() * total
+
+
+def voxel_weights(reading: Reading, first: int) -> Tensor | None:
+    """Return how much each voxel counts for each class from the first on, (B, C, *S), or None if all count 1."""
+    if reading.mask is None and reading.classes is None:
+        return None
+    weight = torch.ones((), device=reading.input.device) if reading.mask is None else reading.mask
+    if reading.classes is not None:
+        weight = weight * reading.classes.view(*reading.classes.shape, *[1] * (reading.input.ndim - 2))
+    return weight.expand_as(reading.input)[:, first:].to(torch.promote_types(reading.input.dtype, torch.float32))
+
+
+def signed_map(reading: Reading, first: int, spacing: Sequence[float] | None) -> Tensor:
+    """Return the signed distances from the border of each class from the first on, (B, C, *S), given or computed.
+
+    Raises:
+        AssertionError: when the given map does not have a channel for each class.
+    """
+    given = reading.distance_map
+    if given is None:
+        dtype = torch.promote_types(reading.input.dtype, torch.float32)
+        distances: Tensor = signed_distance(class_masks(reading, first=first), spacing, dtype)
+        return distances
+    if given.shape != reading.input.shape:
+        raise AssertionError(
+            f"distance_map must have the input's shape {tuple(reading.input.shape)}, got {tuple(given.shape)}."
+        )
+    return given[:, first:]
+
+
+def predicted_masks(reading: Reading, first: int, activation: Activation) -> Tensor:
+    """Return where classes from the first on are predicted with more than one half, (B, C, *S); masked ones nowhere."""
+    predicted, seen = above_half(reading.input, activation), visible(reading)
+    return (predicted if seen is None else predicted & seen)[:, first:]
+
+
+def counted(**named: int) -> int:
+    """Return the one named number; raise ValueError unless it is a whole number of at least 1."""
+    ((name, value),) = named.items()
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value}.")
+    return value
 
 
 def mean_of_cross(x: Tensor) -> Tensor:

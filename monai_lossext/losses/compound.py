@@ -12,8 +12,9 @@ from torch.nn.modules.loss import _Loss
 
 from .base import OverlapLoss, VoxelLoss, fraction, non_negative, one_of, positive, safe_pow, safe_ratio
 from .boundary import HausdorffDistanceLoss
-from .counts import Counts, held, promoted
+from .counts import Counts
 from .likelihoods import SMALLEST_PROBABILITY, Voxels
+from .precision import held, promoted
 from .region import SoftDiceLoss
 from .voxel import BalancedCrossEntropyLoss, TopKCrossEntropyLoss, class_shares
 
@@ -290,7 +291,7 @@ class PowerOfLogLikelihood(VoxelLoss):
         if len(self.label_weight) != expected:
             raise ValueError(f"label_weight has {len(self.label_weight)} values, expected {expected}.")
         if voxels.exclusive:
-            factors = voxels.inside.new_tensor(self.label_weight)[None]
+            factors = torch.tensor([self.label_weight], dtype=voxels.dtype, device=voxels.input.device)
             return factors, factors
         return voxels.per_class(self.label_weight[1], self.label_weight[0])
 

@@ -6,114 +6,59 @@ labels, and returns sums in float64; all that comes after it is arithmetic on a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-Activation = Literal["sigmoid", "softmax"] | Callable[[Tensor], Tensor] | None
+from .fused import FusedCounts, Recipe
+from .paths import fused
+from .precision import Activation, accumulator_dtype, probabilities
+from .reading import Rules
 
-# exp(-60) is about 1e-26: still far from float32's underflow once divided by the number of voxels.
-STEEPEST_LOGIT = 60.0
+Extra = Literal["negatives", "squares", "errors"] | None
 
-
-class FromFloat16(Function):
-    """Widen float16; on the way back, round gradients that it cannot hold away from zero and not to it.
-
-    The gradient of one voxel is divided by the number of voxels and soon smaller than float16's smallest number, 6e-8.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Return ``x`` in float32."""
-        return x.float()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Return the gradient in float16, of at least the smallest size where it is not 0."""
-        gradient = gradients[0].half()
-        smallest = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
-        lost = (gradient == 0) & (gradients[0] != 0)
-        return torch.where(
-            lost, torch.copysign(torch.full_like(gradient, smallest), gradients[0].sign().half()), gradient
-        )
-
-
-def promoted(x: Tensor) -> Tensor:
-    """Return ``x`` in at least float32: half precision can neither sum nor square counts."""
-    if x.dtype == torch.float16:
-        widened: Tensor = FromFloat16.apply(x)  # type: ignore[no-untyped-call]
-        return widened
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def accumulator_dtype(x: Tensor) -> torch.dtype:
-    """Return float64, or float32 on devices that have no float64 (Apple's MPS)."""
-    return torch.float32 if x.device.type == "mps" else torch.float64
-
-
-def held(x: Tensor, low: float, high: float = float("inf")) -> Tensor:
-    """Clamp the value but pass the gradient, so that a saturated logit keeps the slope it has at the bound."""
-    limits = torch.finfo(x.dtype)
-    x = x.clamp(limits.min, limits.max)  # inf - inf would be NaN
-    passing = x - x.detach()
-    return torch.where(x < low, low + passing, torch.where(x > high, high + passing, x))
-
-
-def probabilities(logits: Tensor, activation: Activation) -> Tensor:
-    """Apply the activation to (B, C, *S) logits in at least float32.
-
-    Values are torch's own. The gradient does not vanish where float32 rounds a probability to 0 or 1: the slope of
-    the sigmoid is the exact ``p * (1 - p)`` on both sides, and beyond logits (softmax: gaps) of 60 it is held at its
-    value there, where torch returns exactly 0 and a confident, wrong network could not be moved any more.
-    """
-    z = promoted(logits)
-    if activation is None:
-        return z
-    if activation == "sigmoid":
-        z = held(z, -STEEPEST_LOGIT, STEEPEST_LOGIT)
-        return torch.where(z > 0, 1 - torch.sigmoid(-z), torch.sigmoid(z))
-    if activation == "softmax":
-        return torch.softmax(held(z - z.detach().amax(1, keepdim=True), -STEEPEST_LOGIT), 1)
-    assert not isinstance(activation, str)
-    return promoted(activation(z))
+EXTRA: dict[Extra, tuple[str, ...]] = {
+    None: (),
+    "negatives": ("tn",),
+    "squares": ("pp", "gg"),
+    "errors": ("missed", "added"),
+}
 
 
 @dataclass(frozen=True)
 class Counts:
     """Soft confusion counts, each of shape (B, C) in float64; voxel weights (masks) are already in them.
 
-    ``n`` is the (weighted) number of voxels, ``p`` the sum of predicted probabilities, ``g`` the size of the
-    reference, ``tp`` the sum of their product. When asked for, there are ``pp`` and ``gg``, the sums of squares, or
-    ``missed`` and ``added``, the sums of the squared errors (p - g)^2 on g and on 1 - g.
+    ``n`` is the (weighted) number of voxels, ``g`` the size of the reference; ``tp``, ``fp`` and ``fn`` are the sums of
+    p g, p (1 - g) and (1 - p) g for the predicted probabilities p. When asked for, there are ``tn``, the sum of
+    (1 - p) (1 - g), or ``pp`` and ``gg``, the sums of squares, or ``missed`` and ``added``, the sums of the squared
+    errors (p - g)^2 on g and on 1 - g.
     """
 
     n: Tensor
-    p: Tensor
     g: Tensor
     tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor | None = None
     pp: Tensor | None = None
     gg: Tensor | None = None
     missed: Tensor | None = None
     added: Tensor | None = None
 
-    @property
-    def fp(self) -> Tensor:
-        """False positives, sum of p (1 - g)."""
-        return held(self.p - self.tp, 0.0)
+    @classmethod
+    def of(cls, sums: Tensor, extra: Extra = None) -> Counts:
+        """Return the counts of the sums of :func:`soft_counts`, (5 to 7, B, C)."""
+        return cls(*sums[:5], **dict(zip(EXTRA[extra], sums[5:], strict=True)))
 
     @property
-    def fn(self) -> Tensor:
-        """False negatives, sum of (1 - p) g."""
-        return held(self.g - self.tp, 0.0)
-
-    @property
-    def tn(self) -> Tensor:
-        """True negatives, sum of (1 - p) (1 - g)."""
-        return held(self.n - self.p - self.g + self.tp, 0.0)
+    def p(self) -> Tensor:
+        """Size of the prediction, sum of p."""
+        return self.tp + self.fp
 
     def size(self, squared: bool) -> Tensor:
         """Return the size of prediction and reference together: sum p + sum g, or sum p^2 + sum g^2."""
@@ -127,27 +72,52 @@ class Counts:
 def soft_counts(
     input: Tensor,
     target: Tensor,
+    mask: Tensor | None = None,
     *,
+    rules: Rules,
     activation: Activation,
-    labels: bool,
-    mask: Tensor | None,
-    squares: bool = False,
-    errors: bool = False,
+    extra: Extra = None,
 ) -> Tensor:
     """Sum up what region losses need, for all classes, with gradient to ``input``.
 
     Args:
         input: (B, C, *S) logits, or probabilities when ``activation`` is None; any floating dtype.
-        target: (B, 1, *S) class indices 0..C-1 when ``labels`` is True, else (B, C, *S) in [0, 1].
-        activation: what turns ``input`` into probabilities.
-        labels: whether ``target`` holds class indices; they are never expanded to one-hot.
+        target: (B, 1, *S) class indices 0..C-1 when ``rules.labels`` is True, else (B, C, *S) in [0, 1].
         mask: (B, 1, *S) or (B, C, *S) non-negative voxel weights, or None.
-        squares: whether the sums of squares are wanted as well.
-        errors: whether, in their place, the sums of squared errors are wanted.
+        rules: how to read the values of target and mask.
+        activation: what turns ``input`` into probabilities.
+        extra: which further sums are wanted: ``"negatives"``, ``"squares"`` or ``"errors"``.
 
     Returns:
-        (4, B, C), or (6, B, C) with squares or errors, in float64, in the order of the fields of :class:`Counts`.
+        (5, B, C), (6, B, C) with negatives, (7, B, C) with squares or errors; in float64, in the order of the fields of
+        :class:`Counts`.
+
+    Raises:
+        ValueError: when a label, a target's value or a voxel weight is out of range.
     """
+    plain = partial(plain_counts, rules=rules, activation=activation)
+    if not fused() or callable(activation):
+        return plain(input, target, mask, extra=extra)
+    pair = activation == "softmax" and rules.channels == 2 and rules.labels and not rules.weighs_channels(mask)
+    recipe = Recipe(rules, "pair", extra or "negatives") if pair else Recipe(rules, activation, extra)
+    sums: Tensor = FusedCounts.apply(input, target, mask, recipe, plain)  # type: ignore[no-untyped-call]
+    return both_of_pair(sums, extra) if pair else sums
+
+
+def both_of_pair(sums: Tensor, extra: Extra) -> Tensor:
+    """Return the sums of two classes that exclude each other, (.., B, 2), from those of the second, (.., B, 1)."""
+    n, g, tp, fp, fn, *more = sums
+    tn = n - g - fp if extra in ("squares", "errors") else more[0]
+    of_first = {None: [], "negatives": [tp], "squares": [n - 2 * (tp + fp) + more[0], n - g], "errors": more[::-1]}
+    first = [n, n - g, tn, fn, fp, *of_first[extra]]
+    return torch.stack([torch.cat(both, 1) for both in zip(first, sums, strict=False)])
+
+
+def plain_counts(
+    input: Tensor, target: Tensor, mask: Tensor | None, *, rules: Rules, activation: Activation, extra: Extra
+) -> Tensor:
+    """Return :func:`soft_counts` by torch's own operations: in a graph, for second derivatives, and as oracle."""
+    input, target, mask = rules.read(input, target, mask)
     p = probabilities(input, activation)
     shape, total_dtype = p.shape[:2], accumulator_dtype(p)
     p = p.flatten(2)
@@ -156,34 +126,35 @@ def soft_counts(
     def total(x: Tensor) -> Tensor:
         return (x if w is None else x * w).sum(-1, dtype=total_dtype).expand(shape)
 
-    if w is None:
-        n = torch.full(shape, float(p.shape[-1]), dtype=total_dtype, device=p.device)
-    else:
-        n = w.sum(-1, dtype=total_dtype).expand(shape)
-
-    if labels:
+    if rules.labels:
         label = target.flatten(2).long()
         w_label = None if w is None else w if w.shape[1] == 1 else w.gather(1, label)
 
-        def total_at_label(x: Tensor) -> Tensor:
+        def inside(x: Tensor) -> Tensor:
+            x = x.gather(1, label)
             x = (x if w_label is None else x * w_label).to(total_dtype)
             return torch.zeros(shape, dtype=total_dtype, device=p.device).scatter_add(1, label[:, 0], x[:, 0])
 
-        p_label = p.gather(1, label)
-        g = total_at_label(torch.ones_like(p_label))
-        sums = [n, total(p), g, total_at_label(p_label)]
-        if squares:
-            sums += [total(p * p), g]
-        elif errors:
-            sums += [total_at_label((1 - p_label).square()), total(p.scatter(1, label, 0.0).square())]
+        def outside(x: Tensor) -> Tensor:
+            return total(x.scatter(1, label, 0.0))
     else:
         t = target.flatten(2).to(p.dtype)
-        sums = [n, total(p), total(t), total(p * t)]
-        if squares:
-            sums += [total(p * p), total(t * t)]
-        elif errors:
-            error = (p - t).square()
-            sums += [total(error * t), total(error * (1 - t))]
+
+        def inside(x: Tensor) -> Tensor:
+            return total(x * t)
+
+        def outside(x: Tensor) -> Tensor:
+            return total(x * (1 - t))
+
+    one = torch.ones_like(p)
+    sums = [total(one), inside(one), inside(p), outside(p), inside(1 - p)]
+    if extra == "negatives":
+        sums += [outside(1 - p)]
+    elif extra == "squares":
+        sums += [total(p * p), inside(one) if rules.labels else total(t * t)]
+    elif extra == "errors":
+        missed, added = (1 - p, p) if rules.labels else (p - t, p - t)
+        sums += [inside(missed.square()), outside(added.square())]
     return torch.stack(sums)
 
 

@@ -1,152 +1,337 @@
 """Likelihoods: how improbable a prediction finds each voxel's true class, of which every voxel loss is a function.
 
-:func:`read_voxels` turns logits (or probabilities) and labels into negative logarithms; voxel losses weigh and add up
-these.
+:class:`Voxels` is what a voxel loss sees of one call, :class:`Part` what it computes with. Volumes are walked in parts
+that stay in the processor's cache, so that nothing of their size is made but the gradient, and the values of the voxels
+where a loss asks for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .counts import Activation, promoted
+from .parts import Slices, parts, spread
+from .paths import fused
+from .precision import Activation, accumulator_dtype, promoted
+from .reading import Rules
+from .walks import each_voxel, everything, sum_and_number
 
 SMALLEST_PROBABILITY = 1e-7  # below it, and above 1 minus it, given probabilities are clamped before the logarithm
+
+Likelihood = Callable[[Tensor], Tensor]
+OfPart = Callable[["Part", slice], Tensor]  # a part, and which samples it has -> something of each voxel
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some voxels, with all their channels.
+
+    With exclusive classes, every voxel has one class and one value, from the -log p of its own class where the target
+    holds labels, from those of all classes by their shares otherwise. Without, every channel is a problem of its own,
+    with values from -log p inside of the class and from -log(1 - p) outside.
+    """
+
+    z: Tensor  # (B, C, *S) logits, or probabilities without an activation, at least float32
+    target: Tensor  # labels (B, 1, *S), or bool or shares of each class, (B, C, *S)
+    counted: Tensor | None  # what each voxel and class counts, broadcasts over (B, C, *S); None for all 1
+    activation: str | None  # "softmax" or "sigmoid"
+    exclusive: bool
+    labels: bool  # of exclusive classes
+
+    def losses(self, likelihood: Likelihood, inside: Tensor, outside: Tensor, weighed: bool) -> Tensor:
+        """Return each voxel's factor times a function of its negative log-likelihood, (B, 1 or C, *S)."""
+        if self.labels:
+            value = likelihood(-self.log_p_of_label())
+        elif self.activation == "sigmoid" and is_binary(self.target):
+            value = likelihood(-F.logsigmoid(self.z * (2 * self.target.to(self.z.dtype) - 1)))
+        elif self.exclusive:
+            log_p = self.z.log_softmax(1) if self.activation == "softmax" else clamped(self.z).log()
+            return (self.shares()[0] * spread(inside, self.z.ndim) * likelihood(-log_p)).sum(1, keepdim=True)
+        else:
+            log_p, log_not_p = self.logarithms()
+            inside, outside = (spread(table, self.z.ndim) for table in (inside, outside))
+            return mixed(self.target, inside * likelihood(-log_p), outside * likelihood(-log_not_p))
+        return value * self.factor(inside, outside) if weighed else value
+
+    def log_p_of_label(self) -> Tensor:
+        """Return log p of each voxel's own class, (B, 1, *S)."""
+        label = self.target.long()
+        return self.z.log_softmax(1).gather(1, label) if self.activation else clamped(self.z.gather(1, label)).log()
+
+    def logarithms(self) -> tuple[Tensor, Tensor]:
+        """Return log p and log(1 - p) of each channel, (B, C, *S)."""
+        if self.activation == "sigmoid":
+            return F.logsigmoid(self.z), F.logsigmoid(-self.z)
+        p = clamped(self.z)
+        return p.log(), torch.log1p(-p)
+
+    def factor(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """Return each voxel's factor, (B, 1 or C, *S)."""
+        if self.labels:
+            return inside.gather(1, self.target.flatten(1).long()).view_as(self.target)
+        inside, outside = (spread(table, self.z.ndim) for table in (inside, outside))
+        if self.exclusive:
+            return (self.shares()[0] * inside).sum(1, keepdim=True)
+        target = self.target.to(self.z.dtype)
+        return target * inside + (1 - target) * outside
+
+    def weight(self) -> Tensor | None:
+        """Return what each voxel counts, (B, 1 or C, *S); None for all 1."""
+        counted = self.counted
+        if counted is None:
+            return None
+        if self.exclusive and counted.shape[1] > 1:
+            counted = counted.expand_as(self.z).gather(1, self.target.long()) if self.labels else self.shares()[1]
+        return counted.expand(-1, 1 if self.exclusive else self.z.shape[1], *self.z.shape[2:])
+
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """Return how many voxels each class of a sample has, and how many there are, both (B, C) in float64."""
+        dtype, weight = accumulator_dtype(self.z), self.weight()
+        if self.labels:
+            label = self.target.flatten(1).long()
+            w = torch.ones_like(label, dtype=dtype) if weight is None else weight.flatten(1).to(dtype)
+            size = w.new_zeros(self.z.shape[:2]).scatter_add(1, label, w)
+            return size, w.sum(1, keepdim=True).expand_as(size)
+        target = (self.shares()[0] if self.exclusive else self.target).flatten(2).to(dtype)
+        w = torch.ones_like(target[:, :1]) if weight is None else weight.flatten(2).to(dtype)
+        return (w * target).sum(2), w.sum(2).expand(self.z.shape[:2])
+
+    def shares(self) -> tuple[Tensor, Tensor]:
+        """Return of exclusive classes the shares that count, (B, C, *S), and how far the voxel counts then."""
+        target = self.target.to(self.z.dtype)
+        counted = torch.ones_like(target[:, :1]) if self.counted is None else self.counted
+        if counted.shape[1] == 1:
+            return target, counted
+        shares = target * counted
+        seen = (counted > 0).any(1, keepdim=True)
+        weight = (1 - (target - shares).sum(1, keepdim=True)).clamp(min=0) * seen
+        return shares / torch.where(weight > 0, weight, 1.0), weight
 
 
 @dataclass(frozen=True)
 class Voxels:
-    """The negative log-likelihoods of one call.
+    """What a voxel loss sees of one call."""
 
-    With exclusive classes, every voxel has one class: ``inside`` is -log p of the own class, (B, 1, *S), where the
-    target holds labels, and of each class, (B, C, *S), where it holds shares; ``outside`` is None. Otherwise every
-    channel is a problem of its own, with -log p in ``inside`` and -log(1 - p) in ``outside``, both (B, C, *S).
-    """
-
-    inside: Tensor
-    outside: Tensor | None
-    target: Tensor  # labels (B, 1, *S) if labels, else bool or shares of each class, (B, C, *S)
-    labels: bool
-    weight: Tensor  # of each voxel in the sums, broadcasts over the values
-    classes: int
+    rules: Rules  # how to read target and mask
+    input: Tensor  # (B, C, *S) logits, or probabilities without an activation
+    raw_target: Tensor  # (B, 1, *S) class indices, or (B, C, *S)
+    mask: Tensor | None  # (B, 1, *S) or (B, C, *S) voxel weights
+    kept: Tensor | None  # (B, C), the classes that count
+    activation: str | None
+    exclusive: bool
+    first: int  # channel from which on classes have values
 
     @property
-    def exclusive(self) -> bool:
-        """Whether a voxel belongs to one class only."""
-        return self.outside is None
+    def classes(self) -> int:
+        """Number of classes that have values, or that a voxel may have."""
+        return self.input.shape[1] - self.first
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the voxels' values: (B, 1, *S) for exclusive classes, else (B, C, *S)."""
+        return (self.input.shape[0], 1 if self.exclusive else self.classes, *self.input.shape[2:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the voxels' values, at least float32."""
+        return torch.promote_types(self.input.dtype, torch.float32)
+
+    @property
+    def labels(self) -> bool:
+        """Whether :attr:`target` holds labels."""
+        return self.exclusive and self.rules.labels
+
+    @property
+    def target(self) -> Tensor:
+        """Labels (B, 1, *S), or bool or shares of each class, (B, C, *S)."""
+        part = self.part(everything(self.input), self.input)
+        return part.target if part.labels or not self.exclusive else part.shares()[0]
+
+    @property
+    def weight(self) -> Tensor:
+        """What each voxel counts in sums, (B, 1 or C, *S)."""
+        if self.mask is None and self.kept is None and self.rules.ignore_index is None:
+            return torch.ones((), dtype=self.dtype, device=self.input.device).expand(self.shape)
+
+        def weight(part: Part, samples: slice) -> Tensor:
+            given = part.weight()
+            assert given is not None
+            return given
+
+        with torch.no_grad():
+            return self.each(weight)
 
     def per_class(self, foreground: float, background: float) -> tuple[Tensor, Tensor]:
         """Return factors of what is inside and outside of each class, (1, C); exclusive class 0 is the background."""
-        inside = self.inside.new_full((1, self.classes), foreground)
+        inside = torch.full((1, self.classes), foreground, dtype=self.dtype, device=self.input.device)
         if self.exclusive:
             inside[:, 0] = background
         return inside, torch.full_like(inside, background)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Voxels:
-        """Return the voxels with a function of their negative log-likelihoods in the place of these."""
-        outside = None if self.outside is None else function(self.outside)
-        return replace(self, inside=function(self.inside), outside=outside)
-
-    def own(self, per_class: Tensor) -> Tensor:
-        """Spread values of each sample and class, (B or 1, C), over the voxels of ``inside``."""
-        if self.labels:
-            label = self.target.long()
-            return per_class.expand(label.shape[0], -1).gather(1, label.flatten(1)).view_as(label)
-        return _spread(per_class, self.inside.ndim)
-
-    def total(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Return each voxel's factor times likelihood of the class that it has, (B, 1, *S) or (B, C, *S).
+    def losses(self, likelihood: Likelihood, inside: Tensor, outside: Tensor) -> Tensor:
+        """Return each voxel's factor times a function of its negative log-likelihood, (B, 1 or C, *S).
 
         Args:
+            likelihood: the function, elementwise.
             inside: factor of each class, (B or 1, C).
             outside: factor of what is not of the class, (B or 1, C); not used for exclusive classes.
         """
-        own = self.own(inside) * self.inside
-        if self.outside is not None:
-            return mixed(self.target, own, self.own(outside) * self.outside)
-        return own if self.labels else (self.target * own).sum(1, keepdim=True)
+        return self.each(self._losses(likelihood, inside, outside))
+
+    def factor(self, inside: Tensor, outside: Tensor) -> Tensor:
+        """Return each voxel's factor alone, (B, 1 or C, *S); arguments as for :meth:`losses`."""
+        inside, outside = (table.expand(self.input.shape[0], -1) for table in (inside, outside))
+        with torch.no_grad():
+            return self.each(lambda part, samples: part.factor(inside[samples], outside[samples]))
+
+    def total(
+        self,
+        likelihood: Likelihood,
+        inside: Tensor,
+        outside: Tensor,
+        emphasis: Tensor | None = None,
+        share: Tensor | None = None,
+        mean: bool = True,
+    ) -> Tensor:
+        """Return the weighted mean, or sum, of :meth:`losses`, a number.
+
+        Args:
+            likelihood, inside, outside: as for :meth:`losses`.
+            emphasis: further factor of each voxel's loss, broadcasts over (B, 1 or C, *S).
+            share: factor of each voxel's weight in the divisor of the mean, likewise, a constant.
+            mean: whether the mean is wanted.
+        """
+        losses, dtype = self._losses(likelihood, inside, outside), accumulator_dtype(self.input)
+        emphasis, share = (None if x is None else x.expand(self.shape) for x in (emphasis, share))
+        exact = None if fused() else dtype  # few numbers need no more than their own
+
+        def sums(where: Slices, input: Tensor, emphasis: Tensor | None) -> tuple[Tensor, Tensor]:
+            part = self.part(where, input)
+            value, weight = losses(part, where[0]), part.weight()
+            counted = product(weight, None if share is None else share[where])
+            number = counted.sum(dtype=exact) if counted is not None else torch.full_like(value.sum(), value.numel())
+            factor = product(weight, emphasis)
+            return (value if factor is None else value * factor).sum(dtype=exact).to(dtype), number.to(dtype)
+
+        size = max(math.prod(self.shape), 1)
+        scale = 1 / size if mean else 1.0  # right, unless voxels do not count the same
+        total, number = sum_and_number(sums, scale, self.input, emphasis)
+        if mean:
+            total = total * torch.where(number > 0, size / torch.where(number > 0, number, 1.0), 0.0)
+        return total.to(self.dtype)
+
+    def each(self, of_part: OfPart, halo: int = 0) -> Tensor:
+        """Return something of all voxels, (B, 1 or C, *S), computed part by part.
+
+        Args:
+            of_part: function of a part and of which samples it has.
+            halo: how far around a voxel the function looks, in voxels.
+        """
+
+        def values(where: Slices, input: Tensor) -> Tensor:
+            return of_part(self.part(where, input), where[0])
+
+        return each_voxel(values, self.input, halo)
+
+    def parts(self) -> Iterator[tuple[slice, Part]]:
+        """Yield all parts of the voxels, and which samples are in each."""
+        for where in parts(self.input) if fused() else [everything(self.input)]:
+            yield where[0], self.part(where, self.input[where])
+
+    def part(self, where: Slices, input: Tensor) -> Part:
+        """Read some of the voxels, ``input`` being theirs."""
+        mask = None if self.mask is None else self.mask[where]
+        z, target, counted = self.rules.read(input, self.raw_target[where], mask)
+        z = promoted(z)
+        kept = None if self.kept is None else spread(self.kept[where[0]], z.ndim).to(z.dtype)
+        counted = product(None if counted is None else counted.to(z.dtype), kept)
+        if not self.exclusive:
+            channel = torch.arange(z.shape[1], device=z.device)
+            target = target == spread(channel, z.ndim - 1) if self.rules.labels else target
+            z, target = z[:, self.first :], target[:, self.first :]
+            counted = counted if counted is None or counted.shape[1] == 1 else counted[:, self.first :]
+        return Part(z, target, counted, self.activation, self.exclusive, self.labels)
+
+    def _losses(self, likelihood: Likelihood, inside: Tensor, outside: Tensor) -> OfPart:
+        inside, outside = (table.expand(self.input.shape[0], -1) for table in (inside, outside))
+        weighed = not (all_one(inside) and all_one(outside))
+        return lambda part, samples: part.losses(likelihood, inside[samples], outside[samples], weighed)
+
+
+def read_voxels(
+    rules: Rules,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    activation: Activation,
+    exclusive: bool,
+    kept: Tensor | None,
+    first: int,
+) -> Voxels:
+    """Gather what a voxel loss sees of a call.
+
+    Args:
+        rules: how to read the values of target and mask.
+        input: (B, C, *S) logits, or probabilities when ``activation`` is None; any floating dtype.
+        target: (B, 1, *S) class indices 0..C-1 when ``rules.labels`` is True, else (B, C, *S) in [0, 1]. Class indices
+            are never expanded to one-hot.
+        mask: (B, 1, *S) or (B, C, *S) non-negative voxel weights, or None.
+        activation: what turns ``input`` into probabilities.
+        exclusive: whether the classes of a voxel exclude each other.
+        kept: (B, C) bool, the classes that count, or None for all.
+        first: channel from which on classes count: 1 leaves out the background. With exclusive classes, voxels of a
+            class that does not count are left out; otherwise its channel is.
+    """
+    if callable(activation):
+        input, activation = promoted(activation(promoted(rules.read(input, target, mask)[0]))), None
+    elif activation == "softmax" and not exclusive:
+        input, activation = one_against_the_rest(promoted(rules.read(input, target, mask)[0])), "sigmoid"
+    if exclusive and first > 0:
+        counts = torch.arange(input.shape[1], device=input.device) >= first
+        kept = counts.expand(input.shape[:2]) if kept is None else kept & counts
+    return Voxels(rules, input, target, mask, kept, activation, exclusive, 0 if exclusive else first)
+
+
+def product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return the product of factors of which None is 1."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a * b
 
 
 def mixed(target: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
     """Return what is inside where the target is 1, what is outside where it is 0, and the mixture between."""
     if target.dtype == torch.bool:
         return torch.where(target, inside, outside)
+    target = target.to(inside.dtype)
     return target * inside + (1 - target) * outside
 
 
-def read_voxels(
-    input: Tensor,
-    target: Tensor,
-    *,
-    activation: Activation,
-    exclusive: bool,
-    labels: bool,
-    mask: Tensor | None,
-    kept: Tensor | None,
-    first: int,
-) -> Voxels:
-    """Compute the negative log-likelihoods, with gradient to ``input``, and the weight of each voxel.
-
-    Args:
-        input: (B, C, *S) logits, or probabilities when ``activation`` is None; any floating dtype.
-        target: (B, 1, *S) class indices 0..C-1 when ``labels`` is True, else (B, C, *S) in [0, 1].
-        activation: what turns ``input`` into probabilities.
-        exclusive: whether the classes of a voxel exclude each other.
-        labels: whether ``target`` holds class indices; exclusive ones are never expanded to one-hot.
-        mask: (B, 1, *S) or (B, C, *S) non-negative voxel weights, or None.
-        kept: (B, C) bool, the classes that count, or None for all.
-        first: channel from which on classes count: 1 leaves out the background. With exclusive classes, voxels of a
-            class that does not count are left out; otherwise its channel is.
-    """
-    z = promoted(input)
-    weight = torch.ones((1,) * z.ndim, dtype=z.dtype, device=z.device) if mask is None else mask.to(z.dtype)
-    channel = torch.arange(z.shape[1], device=z.device)
-    if exclusive and first > 0:
-        kept = channel >= first if kept is None else kept & (channel >= first)
-    if kept is not None:
-        weight = weight * _spread(kept.expand(z.shape[:2]), z.ndim)
-    if not exclusive:
-        target = target == _spread(channel, z.ndim - 1) if labels else target
-        target = target if target.dtype == torch.bool else target.to(z.dtype)
-        if activation == "softmax":
-            z, activation = _one_against_the_rest(z), "sigmoid"
-        inside, outside = _logarithms(z, activation)
-        weight = weight if weight.shape[1] == 1 else weight[:, first:]
-        return Voxels(-inside[:, first:], -outside[:, first:], target[:, first:], False, weight, z.shape[1] - first)
-
-    log_p = torch.log_softmax(z, 1) if activation == "softmax" else _logarithms(z, activation)[0]
-    if labels:
-        label = target.long()
-        weight = weight if weight.shape[1] == 1 else weight.expand(z.shape).gather(1, label)
-        return Voxels(-log_p.gather(1, label), None, target, True, weight, z.shape[1])
-    target = target.to(z.dtype)
-    if weight.shape[1] > 1:  # a voxel counts as far as its classes count
-        shares = target * weight
-        seen = (weight > 0).any(1, keepdim=True)
-        weight = (1 - (target - shares).sum(1, keepdim=True)).clamp(min=0) * seen
-        target = shares / torch.where(weight > 0, weight, 1.0)
-    return Voxels(-log_p, None, target, False, weight, z.shape[1])
-
-
-def _spread(x: Tensor, ndim: int) -> Tensor:
-    """Append axes of size 1 until there are ``ndim``."""
-    return x.reshape(x.shape + (1,) * (ndim - x.ndim))
-
-
-def _logarithms(z: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
-    """Return log p and log(1 - p)."""
-    if activation == "sigmoid":
-        return torch.nn.functional.logsigmoid(z), torch.nn.functional.logsigmoid(-z)
-    p = z if activation is None else promoted(activation(z))  # type: ignore[operator]
+def clamped(p: Tensor) -> Tensor:
+    """Return probabilities whose logarithm, and that of their complement, is finite."""
     low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
-    p = torch.where(p < low, low, torch.where(p > high, high, p))
-    return p.log(), torch.log1p(-p)
+    return torch.where(p < low, low, torch.where(p > high, high, p))
 
 
-def _one_against_the_rest(z: Tensor) -> Tensor:
+def is_binary(target: Tensor) -> bool:
+    """Return whether a target in [0, 1] is known to hold nothing but 0 and 1."""
+    if not target.is_floating_point():
+        return True
+    return target.device.type == "cpu" and fused() and torch.equal(target * target, target)
+
+
+def all_one(factor: Tensor) -> bool:
+    """Return whether factors are known to change nothing."""
+    return factor.device.type == "cpu" and fused() and bool((factor == 1).all())
+
+
+def one_against_the_rest(z: Tensor) -> Tensor:
     """Return the logits whose sigmoid is the softmax of z."""
     rest = [torch.cat([z[:, :c], z[:, c + 1 :]], 1).logsumexp(1) for c in range(z.shape[1])]
     return z - torch.stack(rest, 1)

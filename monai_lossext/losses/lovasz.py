@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from .base import ClasswiseLoss, Reading
-from .counts import accumulator_dtype, probabilities, promoted
+from .base import ClasswiseLoss
+from .parts import Slices, spread
+from .paths import fused
+from .precision import accumulator_dtype, probabilities, promoted
+from .reading import Reading
+from .sorting import descending
+from .walks import each_voxel, everything
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from .base import ClasswiseOptions
 
 COUNTS_IN_FLOAT32 = 2**24  # float32 cannot count further
+ROWS_ON_CPU, ROWS_ELSEWHERE = 2**18, 2**26  # voxels to sort together: what a sort needs is several times as large
 
 
 class LovaszLoss(ClasswiseLoss):
@@ -40,27 +48,35 @@ class LovaszLoss(ClasswiseLoss):
             that is excluded. In the input's dtype, at least float32.
         """
         reading = self.read(input, target, mask)
-        weights = reading.mask
-        if reading.classes is not None:
-            classes = reading.classes.reshape(*reading.classes.shape, *[1] * (reading.input.ndim - 2))
-            weights = classes.expand(reading.input.shape) if weights is None else weights * classes
         first = 1 if not self.include_background and reading.input.shape[1] > 1 else 0
-        errors, target = self._rows(self.errors(reading), first), self._rows(reading.target, first)
-        weights = None if weights is None else self._rows(weights, first)
-        slope, n, size = jaccard_slopes(errors, target, weights, first if reading.labels else None)
-        if self.empty == "penalize":
-            even = 1.0 if weights is None else weights.to(slope.dtype)
-            slope = torch.where(size > 0, slope, even / n.clamp(min=1e-30).to(slope.dtype))
-        value = (errors * slope).sum(-1, dtype=accumulator_dtype(errors))
-        present = size[..., 0] > 0
-        counted = torch.where(self.counted(present, first), n[..., 0], 0.0)
-        value = self.settled(value, counted, [(~present, value)])
+        errors = self._rows(self._errors(reading, first))
+        truth, weights = target_and_weights(reading, first)
+        value, n, size = jaccard_extension(
+            errors,
+            self._rows(truth),
+            None if weights is None else self._rows(weights),
+            first if reading.labels else None,
+            self.empty == "penalize",
+        )
+        present = size > 0
+        value = self.settled(value, torch.where(self.counted(present, first), n, 0.0), [(~present, value)])
         return value.to(torch.promote_types(reading.input.dtype, torch.float32))
 
-    def _rows(self, x: Tensor, first: int) -> Tensor:
-        """Return (B, 1 or C, *S) as (B, 1 or C, N) without excluded classes, or as (1, 1 or C, B N)."""
-        x = x.flatten(2) if x.shape[1] == 1 else x.flatten(2)[:, first:]
-        return x if self.per_image else x.transpose(0, 1).flatten(1)[None]
+    def _errors(self, reading: Reading, first: int) -> Tensor:
+        """Return the errors of the classes from the first on, (B, C, *S)."""
+
+        def values(where: Slices, input: Tensor) -> Tensor:
+            mask = None if reading.mask is None else reading.mask[where]
+            part = replace(reading, input=input, target=reading.target[where], mask=mask)
+            return self.errors(part.checked())[:, first:]
+
+        if callable(self.activation(reading.input.shape[1])):  # it may look at the whole volume
+            return values(everything(reading.input), reading.input)
+        return each_voxel(values, reading.input)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Return (B, 1 or C, *S) as (B, 1 or C, N), or as (1, 1 or C, B N)."""
+        return x.flatten(2) if self.per_image else x.flatten(2).transpose(0, 1).flatten(1)[None]
 
     def errors(self, reading: Reading) -> Tensor:
         """Return how wrong the prediction is for each class and voxel, (B, C, *S), at least 0."""
@@ -112,32 +128,15 @@ class LovaszSoftmaxLoss(LovaszLoss):
         **options: Unpack[ClasswiseOptions],
     ) -> None:
         super().__init__(*args, per_image=per_image, **options)
-        self.classes = classes if isinstance(classes, str) else tuple(classes)
-        excluded = 0 if self.include_background else 1
-        named = isinstance(classes, str) and classes in ("present", "all")
-        if not named and not (self.classes and all(isinstance(c, int) and c >= excluded for c in self.classes)):
-            raise ValueError(
-                f"classes must be 'present', 'all' or a list of channels from {excluded}, got {classes!r}."
-            )
+        self.classes = checked_classes(classes, 0 if self.include_background else 1)
 
     def errors(self, reading: Reading) -> Tensor:
         """Return the absolute errors of the probabilities, (B, C, *S)."""
-        p = probabilities(reading.input, self.activation(reading.input.shape[1]))
-        if reading.labels:
-            label = reading.target.long()
-            return p.scatter(1, label, 1 - p.gather(1, label))
-        return (p - reading.target.to(p.dtype)).abs()
+        return absolute_errors(probabilities(reading.input, self.activation(reading.input.shape[1])), reading)
 
     def counted(self, present: Tensor, first: int) -> Tensor:
         """Return which classes count, (B, C) bool."""
-        if self.classes == "all":
-            return torch.ones_like(present)
-        if self.classes == "present":
-            return present | ~present.any(1, keepdim=True)
-        channels = range(first, first + present.shape[1])
-        if not set(self.classes) <= set(channels):
-            raise ValueError(f"classes {list(self.classes)} must be among the channels {channels[0]}..{channels[-1]}.")
-        return torch.tensor([c in self.classes for c in channels], device=present.device).expand_as(present)
+        return counted_classes(self.classes, present, first)
 
 
 class LovaszHingeLoss(LovaszLoss):
@@ -187,40 +186,155 @@ class LovaszHingeLoss(LovaszLoss):
         return (1 - z * (2 * reading.target.to(z.dtype) - 1)).relu()
 
 
+def checked_classes(classes: str | Sequence[int], lowest: int) -> str | tuple[int, ...]:
+    """Return which classes count; raise ValueError unless it is a name that means some or a list of channels."""
+    if isinstance(classes, str) and classes in ("present", "all"):
+        return classes
+    channels = tuple(classes)
+    if isinstance(classes, str) or not channels or not all(isinstance(c, int) and c >= lowest for c in channels):
+        raise ValueError(f"classes must be 'present', 'all' or a list of channels from {lowest}, got {classes!r}.")
+    return tuple(c for c in classes if isinstance(c, int))
+
+
+def counted_classes(classes: str | Sequence[int], present: Tensor, first: int) -> Tensor:
+    """Return which of the classes ``first``, ``first + 1``, ... count, (B, C) bool like ``present``."""
+    if classes == "all":
+        return torch.ones_like(present)
+    if classes == "present":
+        return present | ~present.any(1, keepdim=True)
+    channels = range(first, first + present.shape[1])
+    if not set(classes) <= set(channels):
+        raise ValueError(f"classes {list(classes)} must be among the channels {channels[0]}..{channels[-1]}.")
+    return torch.tensor([c in classes for c in channels], device=present.device).expand_as(present)
+
+
+def absolute_errors(p: Tensor, reading: Reading) -> Tensor:
+    """Return how far probabilities are from the target, (B, C, *S)."""
+    if reading.labels:
+        label = reading.target.long()
+        return p.scatter(1, label, 1 - p.gather(1, label))
+    return (p - reading.target.to(p.dtype)).abs()
+
+
 @torch.no_grad()
-def jaccard_slopes(
-    errors: Tensor, target: Tensor, weights: Tensor | None, first: int | None
+def target_and_weights(reading: Reading, first: int) -> tuple[Tensor, Tensor | None]:
+    """Return labels (B, 1, *S) or the target of the classes from the first on, (B, C, *S), and weights likewise."""
+    target, weights = reading.target, reading.mask
+    if weights is not None or reading.rules.ignore_index is not None:
+        no_input = reading.input.new_zeros((1,) * target.ndim)
+        _, target, weights = reading.rules.read(no_input, target, weights)
+    if reading.classes is not None:
+        classes = spread(reading.classes, reading.input.ndim)
+        weights = classes.expand(reading.input.shape) if weights is None else weights * classes
+    if weights is not None and weights.shape[1] > 1:
+        weights = weights[:, first:]
+    return target if reading.labels else target[:, first:], weights
+
+
+def jaccard_extension(
+    errors: Tensor, target: Tensor, weights: Tensor | None, first: int | None, penalize: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return by how much the Jaccard loss grows as each voxel joins the wrong ones, from the largest error on.
+    """Return the Lovasz extension of the Jaccard loss, with gradient to the errors.
 
     Args:
         errors: (B, C, N).
         target: (B, 1, N) class indices if ``first`` is given, else (B, C, N) in [0, 1].
         weights: (B, 1, N) or (B, C, N) voxel weights, or None.
         first: class of the first channel.
+        penalize: whether the value of a class without voxels is the mean error.
+
+    Returns:
+        The value, the weighted number of voxels and that of the class's voxels, each (B, C) in float64.
+    """
+    if fused():
+        extension: tuple[Tensor, Tensor, Tensor] = JaccardExtension.apply(  # type: ignore[no-untyped-call]
+            errors, target, weights, first, penalize
+        )
+        return extension
+    slope, n, size = jaccard_slopes(errors, target, weights, first, penalize)
+    return (errors * slope).sum(-1, dtype=accumulator_dtype(errors)), n, size
+
+
+class JaccardExtension(Function):
+    """:func:`jaccard_extension`, some rows at a time; keeps the slopes alone, which are the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, errors: Tensor, target: Tensor, weights: Tensor | None, first: int | None, penalize: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the value, the number of voxels and that of the class's voxels, (B, C)."""
+        slopes = torch.empty_like(errors)
+        value, n, size = errors.new_empty(3, *errors.shape[:2], dtype=accumulator_dtype(errors))
+        for samples, channels in rows(errors.shape, errors.device):
+            here = samples, channels
+            some_target, some_weights = (
+                x if x is None else x[samples] if x.shape[1] == 1 else x[here] for x in (target, weights)
+            )
+            assert some_target is not None
+            begin = None if first is None else first + channels.start
+            slope, n[here], size[here] = jaccard_slopes(errors[here], some_target, some_weights, begin, penalize)
+            value[here] = (errors[here] * slope).sum(-1, dtype=value.dtype)
+            slopes[here] = slope
+        ctx.save_for_backward(slopes)
+        ctx.mark_non_differentiable(n, size)
+        return value, n, size
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the errors."""
+        (slopes,) = ctx.saved_tensors
+        return upstream[0][..., None].to(slopes.dtype) * slopes, None, None, None, None
+
+
+def rows(shape: Sequence[int], device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Yield which samples and channels of (B, C, N) to sort together."""
+    b, c, n = shape
+    room = ROWS_ON_CPU if device.type == "cpu" else ROWS_ELSEWHERE
+    samples, channels = max(1, room // max(c * n, 1)), max(1, min(c, room // max(n, 1)))
+    for sample in range(0, b, samples):
+        for channel in range(0, c, channels):
+            yield slice(sample, sample + samples), slice(channel, channel + channels)
+
+
+@torch.no_grad()
+def jaccard_slopes(
+    errors: Tensor, target: Tensor, weights: Tensor | None, first: int | None, penalize: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return by how much the Jaccard loss grows as each voxel joins the wrong ones, from the largest error on.
+
+    Takes the arguments of :func:`jaccard_extension`.
 
     Returns:
         The slope of each voxel (B, C, N), 0 where the weight is; the weighted number of voxels and of voxels of the
-        class, both (B, C, 1).
+        class, both (B, C) in float64.
     """
     dtype = accumulator_dtype(errors) if errors.shape[-1] >= COUNTS_IN_FLOAT32 else errors.dtype
-    order = errors.sort(dim=-1, descending=True, stable=True).indices
-    if first is None:
-        g = target.expand_as(errors).gather(2, order).to(dtype)
-    else:
-        channel = torch.arange(first, first + errors.shape[1], device=errors.device, dtype=torch.int16)[:, None]
-        g = (target.to(torch.int16).expand_as(errors).gather(2, order) == channel).to(dtype)
-    if weights is None:
-        w = torch.ones((), dtype=dtype, device=errors.device)
+    order = descending(errors)
+    g = (target if first is None else target.to(torch.int16)).expand_as(errors).gather(2, order)
+    if first is not None:
+        g = g == torch.arange(first, first + errors.shape[1], device=errors.device, dtype=g.dtype)[:, None]
+    g = g.to(dtype)
+    w = None if weights is None else weights.expand_as(errors).gather(2, order).to(dtype)
+    found = (g if w is None else w * g).cumsum(-1)
+    if w is None:
         joined = torch.arange(1, errors.shape[-1] + 1, dtype=dtype, device=errors.device).expand_as(errors)
     else:
-        w = weights.expand_as(errors).gather(2, order).to(dtype)
         joined = w.cumsum(-1)
-    found = (w * g).cumsum(-1)
-    size = found[..., -1:]
-    left = size - found
-    union = joined + left
-    before = union - w * (1 - g)
+    n, size = joined[..., -1], found[..., -1].clone()
     # Delta_k - Delta_(k-1) in closed form: the difference of two numbers near 1 would lose all digits of a slope.
-    step = torch.where(before > 0, w * (g * union + (1 - g) * left) / (before * union), (w > 0).to(dtype))
-    return torch.zeros_like(errors).scatter_(2, order, step.to(errors.dtype)), joined[..., -1:], size
+    # (g union + (1 - g) left) / (before union), which is worked out in the memory of its terms
+    left = found.neg_().add_(size[..., None])
+    step = torch.addcmul(left, g, joined)
+    union = left.add_(joined)
+    missed = g.neg_().add_(1.0) if w is None else g.neg_().add_(1.0).mul_(w)
+    before = torch.sub(union, missed, out=missed)
+    step.div_(union).div_(before)
+    if w is None:
+        step.masked_fill_(before <= 0, 1.0)
+    else:
+        step = torch.where(before > 0, step.mul_(w), (w > 0).to(dtype))
+    slope = torch.empty_like(errors).scatter_(2, order, step.to(errors.dtype))
+    if penalize:
+        even = (1.0 if weights is None else weights.to(slope.dtype)) / n.clamp(min=1e-30).to(slope.dtype)[..., None]
+        slope = torch.where(size[..., None] > 0, slope, even)
+    return slope, n.to(accumulator_dtype(errors)), size.to(accumulator_dtype(errors))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import OverlapLoss, Reading, RegionLoss, fraction, mean, non_negative, one_of, positive, safe_pow
-from .counts import Counts, held
+from .base import OverlapLoss, RegionLoss, fraction, mean, non_negative, one_of, positive, safe_pow
+from .counts import Counts
+from .precision import held
+from .reading import Reading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,7 +52,8 @@ class SoftDiceLoss(OverlapLoss):
 
     def __init__(self, *args: Any, squared_pred: bool = False, **options: Unpack[OverlapOptions]) -> None:
         super().__init__(*args, **options)
-        self.squared_pred = self.squares = squared_pred
+        self.squared_pred = squared_pred
+        self.extra = "squares" if squared_pred else None
 
     def per_class(self, counts: Counts) -> Tensor:
         """Return one minus the Dice coefficient, (B, C)."""
@@ -84,7 +87,8 @@ class SoftJaccardLoss(OverlapLoss):
 
     def __init__(self, *args: Any, squared_pred: bool = False, **options: Unpack[OverlapOptions]) -> None:
         super().__init__(*args, **options)
-        self.squared_pred = self.squares = squared_pred
+        self.squared_pred = squared_pred
+        self.extra = "squares" if squared_pred else None
 
     def per_class(self, counts: Counts) -> Tensor:
         """Return one minus the Jaccard index, (B, C)."""
@@ -346,7 +350,8 @@ class SensitivitySpecificityLoss(RegionLoss):
     ) -> None:
         super().__init__(*args, **options)
         self.w = fraction(w=w)
-        self.squared = self.errors = squared
+        self.squared = squared
+        self.extra = "errors" if squared else None
         self.smooth_dr = non_negative(smooth_dr=smooth_dr)
 
     def per_class(self, counts: Counts) -> Tensor:
@@ -388,7 +393,8 @@ class LogCoshDiceLoss(OverlapLoss):
         self, *args: Any, squared_pred: bool = False, jaccard: bool = False, **options: Unpack[OverlapOptions]
     ) -> None:
         super().__init__(*args, **options)
-        self.squared_pred = self.squares = squared_pred
+        self.squared_pred = squared_pred
+        self.extra = "squares" if squared_pred else None
         self.jaccard = jaccard
 
     def per_class(self, counts: Counts) -> Tensor:
@@ -438,51 +444,26 @@ class MatthewsCorrelationLoss(RegionLoss):
         super().__init__(*args, **options)
         self.smooth = non_negative(smooth=smooth)
         self.multiclass = multiclass
-        if multiclass and (self.sigmoid or not self.include_background or self.weight is not None):
-            raise ValueError(
-                "multiclass=True joins all classes, whose probabilities add up to 1: it takes neither sigmoid=True nor "
-                f"include_background=False nor weight, got sigmoid={self.sigmoid}, "
-                f"include_background={self.include_background}, weight={self.weight}."
-            )
+        self.extra = None if multiclass else "negatives"
+        if multiclass:
+            _without_options_of_single_classes(self)
 
     def read(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Reading:
         """Check input and target; ``multiclass`` needs all classes in every voxel that counts."""
         reading = super().read(input, target, mask)
-        if self.multiclass:
-            channels, of_mask = reading.input.shape[1], 1 if reading.mask is None else reading.mask.shape[1]
-            if channels == 1 or of_mask > 1 or reading.classes is not None:
-                raise ValueError(
-                    "multiclass=True needs at least 2 channels, a mask with 1 channel and no partial labels, got "
-                    f"{channels} channel(s), a mask with {of_mask} and classes={reading.classes}."
-                )
-        return reading
+        return _with_all_classes(reading) if self.multiclass else reading
 
     def per_class(self, counts: Counts) -> Tensor:
         """Return one minus the coefficient, (B, C), or with ``multiclass`` (B, 1)."""
-        if self.multiclass:
-            return self._joined(counts)
-        n = counts.n + 2 * self.smooth
-        tp, tn = mean(counts.tp + self.smooth, n), mean(counts.tn + self.smooth, n)
-        fp, fn = mean(counts.fp, n), mean(counts.fn, n)
-        return _one_minus_correlation(tp * tn - fp * fn, (tp + fp) * (tn + fn), (tp + fn) * (tn + fp), fp + fn)
-
-    def _joined(self, counts: Counts) -> Tensor:
-        n = counts.n + counts.n.shape[1] * self.smooth
-        predicted, actual = mean(counts.p + self.smooth, n), mean(counts.g + self.smooth, n)
-        right = mean(counts.tp + self.smooth, n).sum(1, keepdim=True)
-        covariance = right - (predicted * actual).sum(1, keepdim=True)
-        spread_predicted = (predicted * held(1 - predicted, 0.0)).sum(1, keepdim=True)
-        spread_actual = (actual * held(1 - actual, 0.0)).sum(1, keepdim=True)
-        return _one_minus_correlation(covariance, spread_predicted, spread_actual, 1 - right)
+        return (_one_minus_gorodkin if self.multiclass else _one_minus_matthews)(counts, self.smooth)
 
     def undecided(self, counts: Counts) -> list[tuple[Tensor, Tensor]]:
         """Return classes without foreground and classes without background, with the mean wrong probability."""
-        full = counts.n - counts.g <= 1e-12 * counts.n
+        full = (counts.n - counts.g <= 1e-12 * counts.n) & (counts.g > 0)
         wrong = mean(counts.fn, counts.n)
         if self.multiclass:
-            only = full & (counts.g > 0)
-            return [(only.any(1, keepdim=True), torch.where(only, wrong, 0.0).sum(1, keepdim=True))]
-        return [*super().undecided(counts), (full & (counts.g > 0), wrong)]
+            return [(full.any(1, keepdim=True), torch.where(full, wrong, 0.0).sum(1, keepdim=True))]
+        return [*super().undecided(counts), (full, wrong)]
 
 
 def log_cosh(x: Tensor) -> Tensor:
@@ -498,3 +479,44 @@ def _one_minus_correlation(covariance: Tensor, spread_p: Tensor, spread_g: Tenso
     defined = square != 0
     loss = 1 - covariance / torch.where(defined, square, 1.0).sqrt()
     return torch.where(defined, loss, (wrong > 0).to(loss))
+
+
+def _one_minus_matthews(counts: Counts, smooth: float) -> Tensor:
+    """Return one minus the coefficient of each class against the rest, (B, C)."""
+    assert counts.tn is not None
+    n = counts.n + 2 * smooth
+    tp, tn = mean(counts.tp + smooth, n), mean(counts.tn + smooth, n)
+    fp, fn = mean(counts.fp, n), mean(counts.fn, n)
+    return _one_minus_correlation(tp * tn - fp * fn, (tp + fp) * (tn + fn), (tp + fn) * (tn + fp), fp + fn)
+
+
+def _one_minus_gorodkin(counts: Counts, smooth: float) -> Tensor:
+    """Return one minus the coefficient R_K of all classes together, (B, 1)."""
+    n = counts.n + counts.n.shape[1] * smooth
+    predicted, actual = mean(counts.p + smooth, n), mean(counts.g + smooth, n)
+    right = mean(counts.tp + smooth, n).sum(1, keepdim=True)
+    covariance = right - (predicted * actual).sum(1, keepdim=True)
+    spread_predicted = (predicted * held(1 - predicted, 0.0)).sum(1, keepdim=True)
+    spread_actual = (actual * held(1 - actual, 0.0)).sum(1, keepdim=True)
+    return _one_minus_correlation(covariance, spread_predicted, spread_actual, 1 - right)
+
+
+def _without_options_of_single_classes(loss: RegionLoss) -> None:
+    """Raise ValueError if a loss that joins all classes has options that belong to one of them."""
+    if loss.sigmoid or not loss.include_background or loss.weight is not None:
+        raise ValueError(
+            "multiclass=True joins all classes, whose probabilities add up to 1: it takes neither sigmoid=True nor "
+            f"include_background=False nor weight, got sigmoid={loss.sigmoid}, "
+            f"include_background={loss.include_background}, weight={loss.weight}."
+        )
+
+
+def _with_all_classes(reading: Reading) -> Reading:
+    """Return the reading; raise ValueError unless every voxel that counts has all of at least two classes."""
+    apart = reading.rules.weighs_channels(reading.mask)
+    if reading.rules.channels == 1 or apart or reading.classes is not None:
+        raise ValueError(
+            "multiclass=True needs at least 2 channels, one weight a voxel and no partial labels, got "
+            f"{reading.rules.channels} channel(s), a weight for each channel: {apart}, classes={reading.classes}."
+        )
+    return reading

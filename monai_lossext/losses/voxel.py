@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from .base import Reading, VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, safe_ratio
-from .counts import accumulator_dtype, probabilities
-from .distances import checked_spacing, distance_inside
-from .likelihoods import Voxels
+from .base import VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, safe_ratio
+from .distances import border_penalty, checked_spacing, class_masks, mean_distance, penalty_regions, visible
+from .likelihoods import Part, Voxels
+from .parts import spread
+from .paths import fused
+from .precision import accumulator_dtype, probabilities
+from .reading import Reading
+from .sorting import descending, largest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,32 +66,18 @@ class WeightedCrossEntropyLoss(VoxelLoss):
     ) -> None:
         super().__init__(*args, **options)
         self.pos_weight = None if pos_weight is None else non_negative(pos_weight=pos_weight)
-        self.prior = prior
+        self.prior = checked_prior(prior, pos_weight)
         self.normalize = one_of(("voxels", "weights"), normalize=normalize)
-        if pos_weight is not None and prior is not None:
-            raise ValueError(f"pos_weight and prior exclude each other, got {pos_weight} and {prior}.")
-        shares = prior if isinstance(prior, Sequence) else [] if prior is None else [prior]
-        if not all(0 < share < 1 for share in shares):
-            raise ValueError(f"prior must be in (0, 1), a share of the voxels, got {prior}.")
 
     def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """Return the factors of foreground and background, (1, C)."""
         if self.prior is None:
             return voxels.per_class(1.0 if self.pos_weight is None else self.pos_weight, 1.0)
-        if not isinstance(self.prior, Sequence):
-            return voxels.per_class(0.5 / self.prior, 0.5 / (1 - self.prior))
-        if len(self.prior) != voxels.classes:
-            raise ValueError(f"prior has {len(self.prior)} values but {voxels.classes} classes are used.")
-        shares = voxels.inside.new_tensor(self.prior)[None]
-        return 1 / (shares * (voxels.classes if voxels.exclusive else 2)), 0.5 / (1 - shares)
+        return factors_of_prior(self.prior, voxels)
 
-    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Return the weighted cross-entropy of each voxel and its weight in the mean."""
-        value, weight = super().per_voxel(reading, voxels)
-        if self.normalize == "voxels":
-            return value, weight
-        factor = voxels.map(torch.ones_like).total(*self.factors(voxels))
-        return safe_ratio(value, factor, otherwise=0.0), weight * factor
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
+        """Return with ``normalize="weights"`` the factors as what multiplies the weights in the mean."""
+        return None, None if self.normalize == "voxels" else voxels.factor(*self.factors(voxels))
 
 
 class BalancedCrossEntropyLoss(VoxelLoss):
@@ -215,26 +204,21 @@ class TopKCrossEntropyLoss(VoxelLoss):
         **options: Unpack[LossOptions],
     ) -> None:
         super().__init__(*args, **options)
-        if not 0 < k <= 100:
-            raise ValueError(f"k must be a percentage in (0, 100], got {k}.")
-        if threshold is not None and not 0 < threshold <= 1:
-            raise ValueError(f"threshold must be a probability in (0, 1], got {threshold}.")
-        if min_kept and threshold is None:
-            raise ValueError(f"min_kept needs a threshold, got min_kept={min_kept} and threshold=None.")
+        check_kept(k, threshold, min_kept)
         self.k, self.threshold, self.min_kept = k, threshold, non_negative(min_kept=min_kept)
 
-    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of each voxel, and its weight, 0 unless it is kept."""
-        value, weight = super().per_voxel(reading, voxels)
-        weight = weight.expand_as(value)
+    @torch.no_grad()
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
+        """Return the kept part of each voxel, 0 to 1, for both."""
+        losses = partial(voxels.losses, self.likelihood)
         if self.threshold is None:
-            total = weight.sum(dtype=accumulator_dtype(weight))
-            return value, hardest(value, weight, (total * self.k / 100).floor().clamp(min=1))
-        unlikely = voxels.total(*voxels.per_class(1.0, 1.0)) > -math.log(self.threshold)
-        kept = torch.where(unlikely, weight, 0.0)
-        if self.min_kept:
-            kept = torch.maximum(kept, hardest(value, weight, weight.new_tensor(self.min_kept)))
-        return value, kept
+            kept = hardest(losses(*self.factors(voxels)), voxels.weight, percentage=self.k)
+        else:
+            nll = losses(*voxels.per_class(1.0, 1.0))
+            kept = (nll > -math.log(self.threshold)).to(nll.dtype)
+            if self.min_kept:
+                kept = kept.maximum(hardest(losses(*self.factors(voxels)), voxels.weight, n=self.min_kept))
+        return kept, kept
 
 
 class DistanceMapCrossEntropyLoss(VoxelLoss):
@@ -251,10 +235,14 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
             :math:`\phi_i = \max_R d - d_i`, in voxels, or in mm with ``spacing``.
         spacing: size of a voxel in mm, one number or one an axis; default 1.
 
-    Takes also the arguments of :class:`.VoxelLoss`. A ready map of :math:`\phi`, (B, C, *S), is taken from
-    ``target["distance_map"]``; with exclusive classes, a voxel reads the channel of its class.
+    Takes also the arguments of :class:`.VoxelLoss`. A ready map of :math:`\phi`, as :class:`.PenaltyDistanceMap` makes
+    it, is taken from ``target["penalty_map"]``, or else from ``target["distance_map"]``: (B, C, *S), of which with
+    exclusive classes a voxel reads the channel of its class, or then (B, 1, *S).
 
     Range: [0, inf); perfect 0; class that is absent or fills the image: the cross-entropy.
+
+    Raises:
+        ValueError: also when the map holds a negative value, as signed distances do.
 
     Source: Jadon 2020, Eq. 22, arXiv:2006.14822; Ma 2020, Eq. 6, arXiv:2005.13449, where the factor stands outside of
     the sum. Its code returns the mean without the factor.
@@ -278,35 +266,13 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
         self.normalize = normalize
         self.spacing = checked_spacing(spacing)
 
-    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of each voxel times 1 + phi, and its weight in the mean."""
-        value, weight = super().per_voxel(reading, voxels)
-        if reading.distance_map is not None:
-            given = reading.distance_map[:, -voxels.classes :].to(value.dtype)
-            phi = given.gather(1, voxels.target.long()) if voxels.labels else given
-            phi = (phi * voxels.target).sum(1, keepdim=True) if voxels.exclusive and not voxels.labels else phi
-        else:
-            phi = sum(
-                (self.penalty(region, value.dtype) for region in self.regions(reading, voxels)), torch.zeros_like(value)
-            )
-        return (1 + phi) * value, weight
-
-    def regions(self, reading: Reading, voxels: Voxels) -> list[Tensor]:
-        """Return the masks that have a border of their own."""
-        masks = list(class_masks(reading, voxels))
-        shown = visible(reading, voxels)
-        return [mask & shown for mask in (masks if voxels.exclusive else [masks[0], ~masks[0]])]
-
-    def penalty(self, region: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return phi inside of a region, 0 elsewhere and for a region without a border."""
-        d = distance_inside(region, self.spacing, dtype)
-        space = list(range(2, d.ndim))
-        deepest = d.amax(space, keepdim=True)
-        phi = deepest - d
-        if self.normalize:
-            nearest = torch.where(region, d, torch.inf).amin(space, keepdim=True)
-            phi = safe_ratio(phi, deepest - nearest, otherwise=1.0)
-        return torch.where(region & (deepest > 0), phi, 0.0)
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
+        """Return 1 + phi, the factor of each voxel's cross-entropy."""
+        phi = given_penalty(reading, voxels)
+        if phi is None:
+            regions = penalty_regions(reading.checked(), voxels.exclusive, voxels.first)
+            phi = border_penalty(regions, self.spacing, voxels.dtype, self.normalize)
+        return 1 + phi.to(voxels.dtype), None
 
 
 class ShapeAwareLoss(VoxelLoss):
@@ -351,28 +317,16 @@ class ShapeAwareLoss(VoxelLoss):
         self.threshold = fraction(threshold=threshold)
         self.spacing = checked_spacing(spacing)
 
-    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of each voxel times 1 + E m, and its weight in the mean."""
-        value, weight = super().per_voxel(reading, voxels)
-        channels = reading.input.shape[1]
-        p = probabilities(reading.input.detach(), self.activation(channels))[:, -voxels.classes :]
-        predicted, factor, shown = p > self.threshold, torch.ones_like(value), visible(reading, voxels)
-        for index, inside in enumerate(class_masks(reading, voxels)):
-            guess = predicted[:, index : index + 1] if voxels.exclusive else predicted
-            guess, inside = guess & shown, inside & shown
-            error = self.error(guess, inside, value.dtype)
-            where = inside if voxels.exclusive else torch.ones_like(inside)
-            where = where & (guess != inside) if self.region == "mismatch" else where
-            factor = factor + torch.where(where, error, 0.0)
-        return factor * value, weight
-
-    def error(self, predicted: Tensor, actual: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the mean distance from the predicted outline to the true one, (B, C, 1...)."""
-        outline, true_outline = border(predicted), border(actual)
-        space = list(range(2, outline.ndim))
-        distance = distance_inside(~true_outline, self.spacing, dtype) * outline
-        n = outline.sum(space, keepdim=True) * (true_outline.sum(space, keepdim=True) > 0)
-        return safe_ratio(distance.sum(space, keepdim=True), n, otherwise=0.0)
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
+        """Return 1 + E m, the factor of each voxel's cross-entropy."""
+        reading = reading.checked()
+        p = probabilities(reading.input.detach(), self.activation(reading.input.shape[1]))[:, voxels.first :]
+        actual = class_masks(reading, voxels.exclusive, voxels.first)
+        seen = visible(reading, voxels.exclusive, voxels.first)
+        predicted = p > self.threshold if seen is None else (p > self.threshold) & seen
+        error = mean_distance(border(predicted), border(actual), self.spacing, voxels.dtype)
+        concerned = actual != predicted if self.region == "mismatch" else torch.ones_like(actual)
+        return 1 + error_of_voxels(error, concerned, actual if voxels.exclusive else None), None
 
 
 class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
@@ -426,97 +380,173 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         if window < 1 or window % 2 == 0 or sigma == 0 or beta == 1:
             raise ValueError(f"window must be odd, sigma above 0 and beta below 1, got {window}, {sigma} and {beta}.")
 
-    def per_voxel(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Return the cross-entropy of each voxel times its difference in structure, and its weight in the mean."""
-        value, weight = super().per_voxel(reading, voxels)
-        weight = weight.expand_as(value)
-        visible = (weight > 0).to(value.dtype)
-        p, g = torch.exp(-voxels.inside), voxels.target.to(value.dtype)
-        e = (self.standardized(g, visible) - self.standardized(p, visible)).abs()
-        kept = (e > self.beta * (e * visible).detach().amax()) * visible
-        scale = safe_ratio(weight.sum(), (weight * kept).sum(), otherwise=0.0)
-        return (self.lambda_ce + (1 - self.lambda_ce) * scale * kept * e) * value, weight
-
-    def standardized(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Return x minus its local mean, divided by its local standard deviation, both plus c4."""
-        weights = [w * v for w, v in zip(self.kernel(x.ndim - 2), self.shifts(visible), strict=True)]
-        total = torch.stack(weights).sum(0)
-
-        def average(values: Iterable[Tensor]) -> Tensor:
-            terms = [w * value for w, value in zip(weights, values, strict=True)]
-            return safe_ratio(torch.stack(terms).sum(0), total, otherwise=0.0)
-
-        centre = average(self.shifts(x))
-        # In a second pass: the difference of two large means would not be 0 where x is constant.
-        variance = average((shifted - centre) ** 2 for shifted in self.shifts(x))
-        deviation = variance.clamp(min=1e-12).sqrt()
-        return (x - centre + self.c4) / (deviation + self.c4)
-
-    def kernel(self, axes: int) -> list[float]:
-        """Return the weights of the window, up to a factor."""
-        offsets = itertools.product(range(-(self.window // 2), self.window // 2 + 1), repeat=axes)
-        return [math.exp(-sum(o * o for o in offset) / (2 * self.sigma**2)) for offset in offsets]
-
-    def shifts(self, x: Tensor) -> Iterator[Tensor]:
-        """Yield x moved by every offset of the window; its border voxels are repeated outside of it."""
-        axes = x.ndim - 2
-        padded = F.pad(x, (self.window // 2,) * (2 * axes), mode="replicate")
-        for start in itertools.product(range(self.window), repeat=axes):
-            shifted = padded
-            for axis, (first, size) in enumerate(zip(start, x.shape[2:], strict=True), start=2):
-                shifted = shifted.narrow(axis, first, size)
-            yield shifted
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
+        """Return how much the structure differs where that is kept, on a scale on which plain voxels have 1."""
+        window = gaussian(self.window, self.sigma)
+        e = voxels.each(partial(structural_difference, window=window, c4=self.c4), halo=self.window // 2)
+        return self.lambda_ce + (1 - self.lambda_ce) * kept_share(e, voxels.weight, self.beta) * e, None
 
 
 def class_shares(voxels: Voxels, batch: bool = False) -> Tensor:
     """Return which share of the voxels that count each class has: in each sample, (B, C), or in the batch, (1, C)."""
-    target = voxels.target
-    weight = voxels.weight.expand(target.shape[0], -1, *target.shape[2:]).flatten(2)
-    weight, target = weight.to(accumulator_dtype(weight)), target.flatten(2)
-    if voxels.labels:
-        zeros = weight.new_zeros(weight.shape[0], voxels.classes)
-        size = zeros.scatter_add(1, target[:, 0].long(), weight[:, 0])
-    else:
-        size = (weight * target).sum(2)
-    total = weight.sum(2).expand_as(size)
+    sizes = torch.zeros(
+        2, voxels.shape[0], voxels.classes, dtype=accumulator_dtype(voxels.input), device=voxels.input.device
+    )
+    for samples, part in voxels.parts():
+        sizes[:, samples] += torch.stack(part.sizes())
     if batch:
-        size, total = size.sum(0, keepdim=True), total.sum(0, keepdim=True)
-    return mean(size, total).to(voxels.inside.dtype)
+        sizes = sizes.sum(1, keepdim=True)
+    return mean(*sizes).to(voxels.dtype)
 
 
-def class_masks(reading: Reading, voxels: Voxels) -> Iterator[Tensor]:
-    """Yield where each of the exclusive classes is, (B, 1, *S), or once where all channels are 1, (B, C, *S)."""
-    if not voxels.exclusive:
-        yield voxels.target if voxels.target.dtype == torch.bool else voxels.target > 0.5
-        return
-    label = reading.target if reading.labels else reading.target.argmax(1, keepdim=True)
-    for index in range(voxels.classes):
-        yield label == index
+def given_penalty(reading: Reading, voxels: Voxels) -> Tensor | None:
+    """Return the penalty of each voxel that the target brought, (B, 1, *S) or (B, C, *S), checked; or None."""
+    name = "distance_map" if reading.penalty_map is None else "penalty_map"
+    given: Tensor | None = getattr(reading, name)
+    if given is None:
+        return None
+    check_penalty(given, name)
+    if given.shape != reading.input.shape and not voxels.exclusive:
+        raise AssertionError(
+            f"{name} must have the input's shape {tuple(reading.input.shape)} unless classes are exclusive, "
+            f"got {tuple(given.shape)}."
+        )
+    given = given if given.shape[1] == 1 else given[:, voxels.first :]
+    if given.shape[1] > 1 and voxels.labels:
+        given = given.gather(1, voxels.target.long())
+    elif given.shape[1] > 1 and voxels.exclusive:
+        given = (given * voxels.target).sum(1, keepdim=True)
+    if reading.mask is None and reading.rules.ignore_index is None:
+        return given
+    seen = visible(reading.checked(), voxels.exclusive, voxels.first)
+    return given if seen is None else torch.where(seen, given, 0.0)  # what it holds elsewhere may be NaN
 
 
-def visible(reading: Reading, voxels: Voxels) -> Tensor:
-    """Return which voxels are not masked out or ignored; the others lie outside of every class."""
-    if reading.mask is None:
-        return torch.ones((), dtype=torch.bool, device=reading.input.device)
-    seen = reading.mask[:, -voxels.classes :] != 0
-    return seen.any(1, keepdim=True) if voxels.exclusive else seen
+def check_penalty(given: Tensor, name: str) -> None:
+    """Raise ValueError if a map holds negative values."""
+    lowest = given.amin()
+    if torch.compiler.is_compiling():  # a graph cannot branch on values, but it can stop
+        torch._assert_async(~(lowest < 0), f"{name} holds a negative penalty")
+    elif lowest < 0:
+        raise ValueError(
+            f"{name} must hold penalties of at least 0, as PenaltyDistanceMap makes them, got {lowest.item()}: "
+            "signed distances are for boundary losses."
+        )
 
 
-def hardest(value: Tensor, weight: Tensor, n: Tensor) -> Tensor:
-    """Return the weights, with 0 for all but the n voxels of the largest values; a weight of 2 counts as 2 voxels."""
-    order = torch.where(weight > 0, value.detach(), -torch.inf).flatten().argsort(descending=True, stable=True)
+def error_of_voxels(error: Tensor, concerned: Tensor, classes: Tensor | None) -> Tensor:
+    """Return the error of each sample and class, (B, C), at the voxels that are concerned, (B, C, *S), else 0.
+
+    With masks of exclusive ``classes``, (B, C, *S), a voxel has the error of its class, (B, 1, *S).
+    """
+    error = spread(error, concerned.ndim)
+    if classes is None:
+        return concerned * error
+    own = (concerned & classes).chunk(classes.shape[1], 1)
+    return torch.stack([mask * error[:, [c]] for c, mask in enumerate(own)]).sum(0)
+
+
+def checked_prior(prior: float | Sequence[float] | None, pos_weight: float | None) -> float | Sequence[float] | None:
+    """Return the prior; raise ValueError unless it holds shares of voxels and is given alone."""
+    if pos_weight is not None and prior is not None:
+        raise ValueError(f"pos_weight and prior exclude each other, got {pos_weight} and {prior}.")
+    shares = prior if isinstance(prior, Sequence) else [] if prior is None else [prior]
+    if not all(0 < share < 1 for share in shares):
+        raise ValueError(f"prior must be in (0, 1), a share of the voxels, got {prior}.")
+    return prior
+
+
+def factors_of_prior(prior: float | Sequence[float], voxels: Voxels) -> tuple[Tensor, Tensor]:
+    """Return the factors of foreground and background, (1, C), 1 on average over voxels that have these shares."""
+    if not isinstance(prior, Sequence):
+        return voxels.per_class(0.5 / prior, 0.5 / (1 - prior))
+    if len(prior) != voxels.classes:
+        raise ValueError(f"prior has {len(prior)} values but {voxels.classes} classes are used.")
+    shares = torch.tensor([prior], dtype=voxels.dtype, device=voxels.input.device)
+    return 1 / (shares * (voxels.classes if voxels.exclusive else 2)), 0.5 / (1 - shares)
+
+
+def check_kept(k: float, threshold: float | None, min_kept: float) -> None:
+    """Raise ValueError unless these say which voxels are the hardest."""
+    if not 0 < k <= 100:
+        raise ValueError(f"k must be a percentage in (0, 100], got {k}.")
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be a probability in (0, 1], got {threshold}.")
+    if min_kept and threshold is None:
+        raise ValueError(f"min_kept needs a threshold, got min_kept={min_kept} and threshold=None.")
+
+
+@torch.no_grad()
+def hardest(value: Tensor, weight: Tensor, *, n: float = 0.0, percentage: float | None = None) -> Tensor:
+    """Return 1 for the n voxels of the largest values, a part of 1 for the last, else 0; a weight of 2 is 2 voxels.
+
+    A percentage in the place of n is one of all voxels, and at least one voxel.
+    """
+    value = torch.where(weight > 0, value, -torch.inf)
+    number: Tensor | float = n
+    if percentage is not None:
+        number = (weight.sum(dtype=accumulator_dtype(weight)) * percentage / 100).floor().clamp(min=1)
+    if fused() and bool(((weight == 0) | (weight == 1)).all()):
+        return largest(value, int(number)).to(value.dtype)
+    order = descending(value.flatten())
     sorted_weight = weight.flatten()[order].to(accumulator_dtype(weight))
     before = sorted_weight.cumsum(0) - sorted_weight
-    kept = torch.minimum((n - before).clamp(min=0), sorted_weight).to(value.dtype)
+    kept = (number - before).clamp(min=0).minimum(sorted_weight)
+    kept = safe_ratio(kept, sorted_weight, otherwise=0.0).to(value.dtype)
     return torch.zeros_like(kept).scatter(0, order, kept).view_as(value)
 
 
 def border(mask: Tensor) -> Tensor:
-    """Return the voxels of a mask that have a face in common with a voxel outside of it."""
-    axes = mask.ndim - 2
-    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[axes - 1]
-    outside, touching = (~mask).float(), torch.zeros_like(mask)
-    for axis in range(axes):
-        step = [int(other == axis) for other in range(axes)]
-        touching = touching | (pool(outside, [2 * s + 1 for s in step], 1, step) > 0)
+    """Return the voxels of a mask (B, C, *S) that have a face in common with a voxel outside of it."""
+    touching = torch.zeros_like(mask)
+    for axis in range(2, mask.ndim):
+        rest = mask.shape[axis] - 1
+        touching.narrow(axis, 1, rest).logical_or_(~mask.narrow(axis, 0, rest))
+        touching.narrow(axis, 0, rest).logical_or_(~mask.narrow(axis, 1, rest))
     return mask & touching
+
+
+def gaussian(window: int, sigma: float) -> list[float]:
+    """Return the weights of a Gaussian window along one axis, up to a factor."""
+    return [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-(window // 2), window // 2 + 1)]
+
+
+def smoothed(x: Tensor, window: Sequence[float]) -> Tensor:
+    """Return the weighted sum over the window around each voxel of (B, C, *S); border voxels are repeated outside."""
+    for axis in range(2, x.ndim):
+        n, reach = x.shape[axis], len(window) // 2
+        padded = torch.cat([x.narrow(axis, 0, 1)] * reach + [x] + [x.narrow(axis, n - 1, 1)] * reach, axis)
+        x = window[0] * padded.narrow(axis, 0, n)
+        for start, w in enumerate(window[1:], start=1):
+            x = x.add(padded.narrow(axis, start, n), alpha=w)
+    return x
+
+
+def standardized(x: Tensor, seen: Tensor | None, window: Sequence[float], c4: float) -> Tensor:
+    """Return x minus its local mean, divided by its local standard deviation, both plus c4, over ``seen`` voxels."""
+    x = x.to(accumulator_dtype(x))  # float32 would find a deviation where x is constant
+    if seen is None:
+        n = sum(window) ** (x.ndim - 2)
+        centre, square = smoothed(x, window) / n, smoothed(x * x, window) / n
+    else:
+        seen = seen.to(x.dtype)
+        near = smoothed(seen, window)
+        centre, square = (safe_ratio(smoothed(y, window), near, otherwise=0.0) for y in (seen * x, seen * x * x))
+    deviation = (square - centre * centre).clamp(min=1e-12).sqrt()
+    return (x - centre + c4) / (deviation + c4)
+
+
+def structural_difference(part: Part, samples: slice, window: Sequence[float], c4: float) -> Tensor:
+    """Return how much the neighbourhood of each voxel differs between prediction and truth, (B, C, *S)."""
+    p, weight = part.logarithms()[0].exp(), part.weight()
+    seen = None if weight is None else weight > 0
+    g = part.target.to(p.dtype)
+    return (standardized(g, seen, window, c4) - standardized(p, seen, window, c4)).abs().to(p.dtype)
+
+
+@torch.no_grad()
+def kept_share(e: Tensor, weight: Tensor, beta: float) -> Tensor:
+    """Return 0 for voxels that are dropped, and for the others all voxels' weight divided by theirs, (B, C, *S)."""
+    seen = weight > 0
+    kept = (e > beta * torch.where(seen, e, 0.0).amax()) & seen
+    return kept * safe_ratio(weight.sum(), (weight * kept).sum(), otherwise=0.0)

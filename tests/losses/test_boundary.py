@@ -17,7 +17,8 @@ from monai_lossext.losses import (
     HausdorffDistanceLoss,
     HausdorffERLoss,
 )
-from monai_lossext.losses.boundary import signed_distance
+from monai_lossext.losses.distances import signed_distance
+from monai_lossext.losses.map_sums import MapSum
 
 from . import cases, checks
 
@@ -88,6 +89,73 @@ def test_masked_voxels_matter_neither_in_logits_nor_in_labels_nor_in_maps(cls):
     assert not gradient[..., 4:7].any()
     distance_map = torch.where(mask == 0, torch.nan, signed_distance(cases.one_hot(label, 3) > 0, None, torch.float64))
     assert torch.isfinite(loss(x, {"label": label, "distance_map": distance_map, "mask": mask}))
+
+
+@pytest.mark.parametrize(
+    "sum_of", [MapSum("sigmoid"), MapSum("softmax", 0, 1.0), MapSum("softmax", 1, 0.5, True)], ids=str
+)
+@pytest.mark.parametrize("errors", [False, True])
+@pytest.mark.parametrize("shape", [(3, 2, 700), (5, 3, 40, 41), (1, 4, 40, 41, 42)], ids=str)  # several parts
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_sum_in_parts_equals_the_plain_one(sum_of, errors, shape, dtype):
+    x = 4 * cases.logits(*shape, dtype=torch.float32).to(dtype).requires_grad_()
+    phi = torch.randn(shape, generator=torch.Generator().manual_seed(1))[:, sum_of.first :]
+    target = cases.indices(*shape)
+    target = (target if sum_of.labels else cases.one_hot(target, shape[1])) if errors else None
+    upstream = torch.rand(phi.shape[:2], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for turned in (x, x.transpose(0, -1).contiguous().transpose(0, -1)):
+        total, expected = sum_of(turned, phi, target), sum_of.plain(turned, phi, target)
+        assert total.dtype == torch.float64
+        size = (phi.abs() + sum_of.shift).flatten(2).sum(-1).double()
+        assert ((total - expected).abs() <= (1e-14 if dtype == torch.float64 else 1e-6) * size).all()
+        (got,), (want,) = (torch.autograd.grad(y, turned, upstream) for y in (total, expected))
+        tolerance = {torch.float64: 1e-12, torch.float32: 2e-6}.get(dtype, 1e-2)
+        torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance * want.abs().max().item())
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize("errors", [False, True])
+def test_the_gradient_of_the_sum_in_parts_does_not_vanish_and_can_be_differentiated(activation, errors):
+    x = (200 * cases.logits(1, 2, 30, dtype=torch.float32)).requires_grad_()
+    phi = torch.randn(1, 2, 30, generator=torch.Generator().manual_seed(1))
+    target = (x < 0) if errors else None
+    sum_of = MapSum(activation)
+    (got,) = torch.autograd.grad(sum_of(x, phi, target).sum(), x)
+    (want,) = torch.autograd.grad(sum_of.plain(x, phi, target).sum(), x)
+    assert (got != 0).any(1).all()
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
+    assert (got * want >= 0).all()
+    z = cases.logits(1, 2, 3).requires_grad_()
+    rest = (phi[..., :3], None if target is None else target[..., :3])
+    assert torch.autograd.gradcheck(lambda z: sum_of(z, *rest), (z,))
+    assert torch.autograd.gradgradcheck(lambda z: sum_of(z, *rest), (z,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_normalized_maps_and_masks_go_together(dtype):
+    x, label = cases.blocks(2, 3, 9, 8)
+    distance_map = signed_distance(cases.one_hot(label, 3) > 0).to(dtype)
+    ignored = label.clone()
+    ignored[..., 2] = 255  # the deepest voxels
+    loss = BoundaryDistanceLoss(**MULTI, inside="full", normalize=True, ignore_index=255, reduction="none")
+    value = loss(x, {"label": ignored, "distance_map": distance_map})
+    phi = distance_map.double()
+    phi[..., 2] = 0
+    expected = (phi / phi.abs().amax((2, 3), keepdim=True) * x.softmax(1)).sum((2, 3)) / (9 * 7)
+    close(value, expected, rtol=1e-3 if dtype == torch.float16 else 1e-6)
+
+
+@with_map
+def test_with_a_map_the_loss_compiles_into_one_graph(cls):
+    torch.compiler.reset()
+    x, label = cases.blocks(2, 3, 9, 8)
+    target = {"label": label, "distance_map": signed_distance(cases.one_hot(label, 3) > 0)}
+    loss = cls(**MULTI, one_sided=True) if cls is HausdorffDistanceLoss else cls(**MULTI)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for got, want in zip(
+        cases.value_and_gradient(compiled, x, target), cases.value_and_gradient(loss, x, target), strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
 
 
 def test_the_boundary_loss_is_least_at_the_target():

@@ -52,7 +52,7 @@ def test_options_that_cannot_apply_are_not_accepted():
         with pytest.raises(ValueError, match="multiclass=True"):
             MatthewsCorrelationLoss(multiclass=True, **option)
     loss = MatthewsCorrelationLoss(multiclass=True, **MULTI)
-    with pytest.raises(ValueError, match=r"multiclass=True needs at least 2 channels, .* a mask with 3"):
+    with pytest.raises(ValueError, match=r"multiclass=True needs .*, a weight for each channel: True"):
         loss(X, LABEL, torch.ones(2, 3, 4, 5))
     with pytest.raises(ValueError, match=r"multiclass=True needs .* no partial labels"):
         loss(X, {"label": LABEL, "classes": torch.ones(2, 3)})

@@ -10,10 +10,13 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss
+from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss, parts
 from monai_lossext.losses import lovasz as module
+from monai_lossext.losses.paths import plain_path
+from monai_lossext.losses.sorting import descending, largest
 
 from . import cases
+from .memory import peak_bytes
 
 MULTI = {"softmax": True, "to_onehot_y": True}
 g = cases.binary(2, 5, 4)
@@ -152,3 +155,66 @@ def test_softmax_equals_kornia(weight):
     theirs = cases.value_and_gradient(kornia.losses.lovasz_softmax_loss, x, label[:, 0], weights)
     for got, want in zip(cases.value_and_gradient(ours, x, label), theirs, strict=True):
         close(got, want)
+
+
+# ------------------------------------------------------------------------------------------------- parts of the volume
+
+BOTH = pytest.mark.parametrize("cls", [LovaszSoftmaxLoss, LovaszHingeLoss], ids=lambda cls: cls.__name__)
+
+
+@BOTH
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("kind", ["labels", "one-hot", "soft", "sigmoid", "ignored", "foreground", "formula", "none"])
+def test_parts_and_rows_equal_the_whole(cls, per_image, kind, monkeypatch):
+    monkeypatch.setattr(parts, "SMALLEST_PART", 64)
+    monkeypatch.setattr(module, "ROWS_ON_CPU", 1000)
+    x, label = cases.logits(3, 3, 9, 8, 7, dtype=torch.float32), cases.indices(3, 3, 9, 8, 7)
+    label[0][label[0] == 2] = 1
+    target = cases.one_hot(label, 3) if kind in ("one-hot", "soft") else label
+    target = 0.8 * target + 0.1 if kind == "soft" else target
+    options = {
+        "sigmoid": {"sigmoid": True, "to_onehot_y": True},
+        "ignored": {**MULTI, "ignore_index": 1},
+        "foreground": {**MULTI, "include_background": False},
+        "formula": {**MULTI, "empty": "formula"},
+        "none": {**MULTI, "reduction": "none"},
+    }.get(kind, {"softmax": True, "to_onehot_y": kind == "labels"})
+    mask = torch.rand(3, 3, 9, 8, 7, generator=torch.Generator().manual_seed(4)).round(decimals=1)
+    classes = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
+    loss = cases.make(cls, **options, per_image=per_image)
+    for rest in ((target,), (target, mask[:, :1]), (target, mask), ({"label": target, "classes": classes},)):
+        in_parts = cases.value_and_gradient(loss, x, *rest)
+        with plain_path():
+            whole = cases.value_and_gradient(loss, x, *rest)
+        for got, want in zip(in_parts, whole, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6 * want.abs().max().item())
+
+
+def test_the_order_is_that_of_a_stable_sort():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 1000, generator=generator).round(decimals=1)  # with many ties, and -0 beside 0
+    x[0, 0, :8] = torch.tensor([float("inf"), -float("inf"), 0.0, 1e-45, -1e-45, 3e38, -3e38, float("nan")])
+    for numbers in (x, x.abs(), x.transpose(0, 1)):
+        expected = numbers.add(0.0).sort(dim=-1, descending=True, stable=True)
+        assert torch.equal(descending(numbers.add(0.0)), expected.indices)
+        assert torch.equal(numbers.gather(2, descending(numbers)).nan_to_num(1.0), expected.values.nan_to_num(1.0))
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 999, 1000, 2000])
+def test_the_largest_are_the_first_of_a_stable_sort(n):
+    x = torch.randn(10, 100, generator=torch.Generator().manual_seed(0)).round(decimals=1).add(0.0)
+    x[3, :2] = float("nan")
+    chosen = torch.zeros(1000, dtype=torch.bool)
+    chosen[x.flatten().sort(descending=True, stable=True).indices[:n]] = True
+    assert torch.equal(largest(x, n), chosen.view(10, 100))
+
+
+@BOTH
+def test_extra_memory_is_at_most_five_volumes(cls, monkeypatch):
+    """For four classes, one of which is sorted at a time; the gradient included."""
+    monkeypatch.setattr(parts, "SMALLEST_PART", 2**12)
+    monkeypatch.setattr(module, "ROWS_ON_CPU", 48**3)
+    start = cases.logits(1, 4, 48, 48, 48, dtype=torch.float32).requires_grad_()
+    label = cases.indices(1, 4, 48, 48, 48)
+    loss = cases.make(cls, **MULTI)
+    assert peak_bytes(lambda: loss(start, label).backward()) <= 5 * start.nbytes

@@ -24,6 +24,7 @@ from monai_lossext.losses import (
     SoftJaccardLoss,
     SoftTverskyLoss,
 )
+from monai_lossext.losses.boundary import signed_map
 from monai_lossext.losses.region import log_cosh
 
 from . import cases, checks
@@ -65,7 +66,7 @@ class SpecificityForSensitivity(SensitivitySpecificityLoss):
 
 class SharesOfThePrediction(ScaledGeneralizedDiceLoss):
     def per_class(self, counts: Counts) -> torch.Tensor:
-        return super().per_class(dataclasses.replace(counts, g=counts.p, p=counts.g))
+        return super().per_class(dataclasses.replace(counts, g=counts.p, fp=counts.fn, fn=counts.fp))
 
 
 class AscendingErrors(LovaszSoftmaxLoss):
@@ -79,13 +80,20 @@ class HingeOnTheWrongSide(LovaszHingeLoss):
 
 
 class UnsignedBoundary(BoundaryDistanceLoss):
-    def per_voxel(self, p: Any, g: Any, distance_map: Any) -> torch.Tensor:
-        return super().per_voxel(p, g, distance_map).abs()
+    def total(self, reading: Any, first: int, weight: Any) -> torch.Tensor:
+        unsigned = signed_map(reading, 0, self.spacing).abs()
+        return super().total(dataclasses.replace(reading, distance_map=unsigned), first, weight)
 
 
 class HausdorffWithoutSquare(HausdorffDistanceLoss):
-    def per_voxel(self, p: Any, g: Any, distance_map: Any) -> torch.Tensor:
-        return super().per_voxel(p, g, distance_map) / (p - g)
+    def sum_of(self, reading: Any, first: int, shift: float = 0.0) -> Any:
+        recipe = super().sum_of(reading, first, shift)
+
+        def sums(input: Any, distances: Any, target: Any) -> torch.Tensor:
+            p = input.softmax(1)
+            return recipe.sums((p - recipe.channels(target, p)).abs(), distances)
+
+        return sums
 
 
 class WeightIgnored(SoftDiceLoss):
@@ -106,7 +114,7 @@ class DetachedSize(SoftJaccardLoss):
 class DetachedSums(SoftDiceLoss):
     def counts(self, reading: Any) -> Counts:
         full = super().counts(reading)
-        return Counts(full.n, full.p.detach(), full.g, full.tp.detach() + 0 * full.p)
+        return dataclasses.replace(full, tp=full.tp.detach() + 0 * full.p, fp=full.fp.detach(), fn=full.fn.detach())
 
 
 class VariancesOfThePrediction(MatthewsCorrelationLoss):
@@ -116,7 +124,7 @@ class VariancesOfThePrediction(MatthewsCorrelationLoss):
 
 class MatthewsWithoutFalseNegatives(MatthewsCorrelationLoss):
     def per_class(self, counts: Counts) -> torch.Tensor:
-        return super().per_class(Counts(counts.n, counts.p, counts.tp, counts.tp))
+        return super().per_class(dataclasses.replace(counts, fn=torch.zeros_like(counts.fn)))
 
 
 class AbsentClassesAreFree(SoftDiceLoss):

@@ -8,6 +8,7 @@ import kornia
 import monai.losses
 import pytest
 import torch
+from scipy.ndimage import binary_erosion, generate_binary_structure
 from torch.nn import functional as F
 
 from monai_lossext.losses import (
@@ -17,11 +18,16 @@ from monai_lossext.losses import (
     ShapeAwareLoss,
     StructuralSimilarityCrossEntropyLoss,
     TopKCrossEntropyLoss,
+    VoxelLoss,
     WeightedCrossEntropyLoss,
+    parts,
 )
 from monai_lossext.losses.likelihoods import Voxels
+from monai_lossext.losses.paths import plain_path
+from monai_lossext.losses.voxel import border, gaussian, hardest, standardized
 
 from . import cases, checks
+from .memory import peak_bytes
 from .test_worked_examples import EXAMPLES
 
 MULTI = {"softmax": True, "to_onehot_y": True}
@@ -141,9 +147,8 @@ def test_weights_of_the_distance_map_lie_between_one_and_two_and_thin_objects_ar
 
 def test_structural_error_of_the_target_itself_and_under_affine_change():
     assert StructuralSimilarityCrossEntropyLoss()(g, g).item() == pytest.approx(0, abs=1e-6)
-    loss = StructuralSimilarityCrossEntropyLoss(c4=0.0)
-    shown, p = torch.ones_like(z), z.sigmoid()
-    close(loss.standardized(0.3 * p + 0.1, shown), loss.standardized(p, shown))
+    seen, p, window = torch.ones_like(z), z.sigmoid(), gaussian(3, 1.5)
+    close(standardized(0.3 * p + 0.1, seen, window, c4=0.0), standardized(p, seen, window, c4=0.0))
 
 
 # ------------------------------------------------------------------------------------------------------------ errata
@@ -159,6 +164,57 @@ def test_a_given_distance_map_replaces_the_computed_one():
     plain = F.binary_cross_entropy(p, target, reduction="none")
     for wrong in (((1 + phi).mean() * plain.mean()), plain.mean()):
         assert abs(wrong - given) > 1e-3
+
+
+@pytest.mark.parametrize("key", ["distance_map", "penalty_map"])
+def test_penalties_are_read_from_either_key_in_one_channel_or_all(key):
+    phi = torch.rand(2, 1, 5, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    loss = DistanceMapCrossEntropyLoss(**MULTI)
+    expected = ((1 + phi[:, 0]) * F.cross_entropy(x, label[:, 0], reduction="none")).mean()
+    close(loss(x, {"label": label, key: phi}), expected)
+    own = torch.where(torch.arange(3).view(1, 3, 1, 1) == label, phi, 7.0)  # what other classes have does not matter
+    close(loss(x, {"label": label, key: own}), expected)
+    close(DistanceMapCrossEntropyLoss(softmax=True)(x, {"label": own < 7, key: own}), expected)
+    both = {"label": label, "penalty_map": phi, "distance_map": -phi}
+    close(loss(x, both), expected)
+    mask = torch.ones(2, 1, 5, 4)
+    mask[..., 1] = 0
+    masked = loss(x, {"label": label, key: torch.where(mask == 0, torch.nan, phi), "mask": mask})
+    close(masked, loss(x, {"label": label, key: phi, "mask": mask}))
+
+
+@pytest.mark.parametrize("key", ["distance_map", "penalty_map"])
+def test_wrong_penalties(key):
+    loss = DistanceMapCrossEntropyLoss(**MULTI)
+    signed = torch.ones(2, 3, 5, 4)
+    signed[1, 2, 0, 0] = -2
+    with pytest.raises(ValueError, match=f"{key} must hold penalties of at least 0, as .* got -2.0: signed distances"):
+        loss(x, {"label": label, key: signed})
+    with pytest.raises(AssertionError, match=rf"{key} must have shape \(2, 3, 5, 4\) or"):
+        loss(x, {"label": label, key: signed[:, :2]})
+    with pytest.raises(AssertionError, match=rf"{key} must have the input's shape \(2, 3, 5, 4\) unless"):
+        DistanceMapCrossEntropyLoss(sigmoid=True, to_onehot_y=True)(x, {"label": label, key: signed[:, :1]})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_with_a_map_the_cross_entropy_compiles_into_one_graph(channels):
+    torch.compiler.reset()
+    phi = torch.rand(2, channels, 5, 4, generator=torch.Generator().manual_seed(4))
+    loss = DistanceMapCrossEntropyLoss(**MULTI)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    target = {"label": label, "penalty_map": phi}
+    for got, want in zip(
+        cases.value_and_gradient(compiled, x, target), cases.value_and_gradient(loss, x, target), strict=True
+    ):
+        close(got, want)
+    with pytest.raises(RuntimeError, match="penalty_map holds a negative penalty"):
+        compiled(x, {"label": label, "penalty_map": -phi})
+
+
+def test_the_border_of_a_mask_has_a_face_in_common_with_what_is_outside():
+    mask = torch.rand(2, 1, 6, 5, 7, generator=torch.Generator().manual_seed(4)) < 0.8
+    inner = binary_erosion(mask.numpy(), generate_binary_structure(3, 1)[None, None], border_value=1)
+    assert border(mask).equal(mask & ~torch.from_numpy(inner))
 
 
 def test_balanced_as_printed_needs_the_number_of_positives():
@@ -220,16 +276,14 @@ class FocalWithTheWrongProbability(FocalCrossEntropyLoss):
 
 
 class MapOutsideOfTheSum(DistanceMapCrossEntropyLoss):
-    def per_voxel(self, reading, voxels):
-        value, weight = super().per_voxel(reading, voxels)
-        plain = voxels.total(*self.factors(voxels))
-        return plain * (value / plain).mean(), weight
+    def emphasis(self, reading, voxels):
+        factor, share = super().emphasis(reading, voxels)
+        return factor.mean().expand(voxels.shape), share
 
 
 class AveragedOverAllVoxels(TopKCrossEntropyLoss):
-    def per_voxel(self, reading, voxels):
-        value, weight = super().per_voxel(reading, voxels)
-        return value * weight, torch.ones_like(weight)
+    def emphasis(self, reading, voxels):
+        return super().emphasis(reading, voxels)[0], None
 
 
 class DetachedFactor(FocalCrossEntropyLoss):
@@ -286,10 +340,113 @@ def test_priors_are_one_a_class():
         WeightedCrossEntropyLoss(**MULTI, prior=[0.5, 0.5])(x, label)
 
 
-def test_index_labels_are_not_expanded():
-    """What is kept for the backward pass grows with the classes only where the logits do."""
-    saved: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        FocalCrossEntropyLoss(**MULTI)(x.clone().requires_grad_(), label)
-    dense = {t.data_ptr() for t in saved if t.numel() >= x.numel()}
-    assert len(dense) <= 1  # the logarithms themselves
+# ------------------------------------------------------------------------------------------------- parts of the volume
+
+VOXEL_LOSSES = pytest.mark.parametrize(
+    "cls", [cls for cls in cases.CLASSES if issubclass(cls, VoxelLoss)], ids=lambda cls: cls.__name__
+)
+SHARED = {
+    "softmax": MULTI,
+    "sigmoid": {"sigmoid": True, "to_onehot_y": True},
+    "probabilities": {"to_onehot_y": True},
+    "other_act": {"other_act": torch.sigmoid, "to_onehot_y": True},
+    "one-hot": {"softmax": True},
+    "soft": {"softmax": True},
+    "soft sigmoid": {"sigmoid": True},
+    "ignored": {**MULTI, "ignore_index": 2},
+    "ignored sigmoid": {"sigmoid": True, "to_onehot_y": True, "ignore_index": 2},
+    "weighted": {**MULTI, "include_background": False, "weight": [1.0, 0.5]},
+    "sum": {**MULTI, "reduction": "sum"},
+    "none": {**MULTI, "reduction": "none"},
+}
+
+
+def in_parts_and_whole(monkeypatch, loss, x, *rest):
+    """Return value and gradient computed in many parts, and those of torch's own operations."""
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "SMALLEST_PART", 64)
+        assert len(list(parts.parts(x))) > 8
+        in_parts = cases.value_and_gradient(loss, x, *rest)
+    with plain_path():
+        return in_parts, cases.value_and_gradient(loss, x, *rest)
+
+
+def agree(in_parts, whole):
+    for got, want in zip(in_parts, whole, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6 * want.abs().max().item())
+
+
+@VOXEL_LOSSES
+@pytest.mark.parametrize("kind", SHARED)
+def test_parts_equal_the_whole(cls, kind, monkeypatch):
+    x, label = (t.clone() for t in cases.blocks(3, 3, 9, 8, 7))
+    x = (x.sigmoid() if kind == "probabilities" else x).float()
+    target = label
+    if kind in ("one-hot", "soft", "soft sigmoid"):
+        target = cases.one_hot(label, 3)
+    if kind.startswith("soft "):
+        target = 0.8 * target + 0.1
+    mask = torch.rand(3, 3, 9, 8, 7, generator=torch.Generator().manual_seed(4))
+    mask[mask < 0.2] = 0
+    classes = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
+    own_options = ({}, *cases.row_of(cls).variants) if kind in ("softmax", "sigmoid") else ({},)
+    for own in own_options:
+        loss = cases.make(cls, **SHARED[kind], **own)
+        for rest in ((target,), (target, mask[:, :1]), (target, mask), ({"label": target, "classes": classes},)):
+            agree(*in_parts_and_whole(monkeypatch, loss, x, *rest))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_parts_of_half_precision_are_rounded_once(dtype, monkeypatch):
+    x, label = cases.logits(2, 3, 24, 10, dtype=dtype), cases.indices(2, 3, 24, 10)
+    loss = FocalCrossEntropyLoss(**MULTI)
+    for factor in (1.0, 1e-5, 1000.0):
+        scaled = in_parts_and_whole(monkeypatch, lambda *given, f=factor: f * loss(*given), x, label)
+        (value, gradient), (whole, whole_gradient) = scaled
+        torch.testing.assert_close(value, whole, rtol=1e-6, atol=0)
+        torch.testing.assert_close(gradient, whole_gradient, rtol=1e-2, atol=6e-8)
+        assert gradient.all()
+
+
+def test_a_retained_graph_gives_the_gradient_again(monkeypatch):
+    monkeypatch.setattr(parts, "SMALLEST_PART", 64)
+    start = cases.logits(2, 3, 24, 10).requires_grad_()
+    value = FocalCrossEntropyLoss(**MULTI)(start, cases.indices(2, 3, 24, 10))
+    first, second, scaled = (
+        torch.autograd.grad(factor * value, start, retain_graph=True)[0] for factor in (1.0, 1.0, 3.0)
+    )
+    close(first, second)
+    close(3 * first, scaled)
+
+
+@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True, "to_onehot_y": True}], ids=["softmax", "sigmoid"])
+def test_gradients_of_parts_are_those_of_finite_differences(options, monkeypatch):
+    monkeypatch.setattr(parts, "SMALLEST_PART", 16)
+    start, target = cases.logits(2, 3, 4, 5).requires_grad_(), cases.indices(2, 3, 4, 5)
+    for loss in (FocalCrossEntropyLoss(**options), StructuralSimilarityCrossEntropyLoss(**options, beta=0.0)):
+        assert torch.autograd.gradcheck(lambda z, loss=loss: loss(z, target), (start,))
+        assert torch.autograd.gradgradcheck(lambda z, loss=loss: loss(z, target), (start,))
+
+
+def test_hardest_voxels_without_and_with_weights():
+    value = torch.tensor([3.0, 1.0, 3.0, float("nan"), 2.0, 3.0])
+    for weight in (torch.ones(6), torch.full((6,), 1.0 + 1e-6)):  # the latter takes the way of any weights
+        assert hardest(value, weight, n=3).round().tolist() == [1, 0, 1, 1, 0, 0]
+        assert hardest(value, weight, n=0).tolist() == [0] * 6
+    assert hardest(value, torch.tensor([2.0, 1, 1, 0, 1, 1]), n=3).tolist() == [1, 0, 1, 0, 0, 0]
+    assert hardest(value, torch.tensor([2.0, 1, 1, 0, 1, 1]), n=1).tolist() == [0.5, 0, 0, 0, 0, 0]
+    assert hardest(value, torch.tensor([1.0, 1, 1, 0, 1, 1]), percentage=50.0).tolist() == [1, 0, 1, 0, 0, 0]
+
+
+@VOXEL_LOSSES
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_extra_memory_is_at_most_three_volumes(cls, channels, monkeypatch):
+    """The gradient included. TopK also has the values to choose from, the structural loss its windows."""
+    monkeypatch.setattr(parts, "SMALLEST_PART", 2**12)
+    own = MULTI if channels > 1 else {"sigmoid": True}
+    start = cases.logits(1, channels, 48, 48, 48, dtype=torch.float32).requires_grad_()
+    target: object = cases.indices(1, max(channels, 2), 48, 48, 48).to(torch.uint8)
+    if cls is DistanceMapCrossEntropyLoss:
+        target = {"label": target, "distance_map": torch.ones(start.shape)}
+    most = {TopKCrossEntropyLoss: 5.0, StructuralSimilarityCrossEntropyLoss: 20.0, ShapeAwareLoss: 8.0}.get(cls, 3.0)
+    assert peak_bytes(lambda: cls(**own)(start, target).backward()) <= most * start.nbytes
