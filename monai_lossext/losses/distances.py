@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .reading import Reading
 
+P = ParamSpec("P")
 Place = tuple[int | slice, ...]
 # Voxels that are no deeper along the axes are measured step by step where they abound: noise, thin and small objects.
 # There a distance transform takes up to ten times longer.
@@ -35,7 +36,20 @@ def checked_spacing(spacing: Sequence[float] | float | None) -> tuple[float, ...
 # ---------------------------------------------------------------------------------------------------- maps of a mask
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # a graph breaks here
+def outside_of_graphs(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Let graphs break at a function. Other than ``torch.compiler.disable`` it does not load the compiler at import."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        if torch.compiler.is_compiling():
+            outside: Callable[P, Tensor] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+            return outside(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+@outside_of_graphs
 def distance_inside(
     mask: Tensor, spacing: Sequence[float] | float | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -66,7 +80,7 @@ def distance_inside(
     return distances
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_of_graphs
 def signed_distance(
     mask: Tensor, spacing: Sequence[float] | float | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -100,7 +114,7 @@ def signed_distance(
     return distances
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_of_graphs
 def border_penalty(
     regions: Sequence[Tensor],
     spacing: Sequence[float] | float | None = None,
@@ -139,7 +153,7 @@ def border_penalty(
     return penalty
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@outside_of_graphs
 def mean_distance(
     mask: Tensor, other: Tensor, spacing: Sequence[float] | float | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
