@@ -214,9 +214,10 @@ class Voxels:
             part = self.part(where, input)
             value, weight = losses(part, where[0]), part.weight()
             counted = product(weight, None if share is None else share[where])
-            number = counted.sum(dtype=exact) if counted is not None else torch.full_like(value.sum(), value.numel())
+            number = torch.full((), float(value.numel()), dtype=dtype, device=value.device)
+            number = number if counted is None else counted.sum(dtype=exact).to(dtype)
             factor = product(weight, emphasis)
-            return (value if factor is None else value * factor).sum(dtype=exact).to(dtype), number.to(dtype)
+            return (value if factor is None else value * factor).sum(dtype=exact).to(dtype), number
 
         size = max(math.prod(self.shape), 1)
         scale = 1 / size if mean else 1.0  # right, unless voxels do not count the same

@@ -110,9 +110,8 @@ class SumOfVoxels(Function):
         """Return the sum times ``scale``, and the number of voxels in it."""
         ctx.sums, ctx.scale, ctx.wanted = sums, scale, ctx.needs_input_grad[2:]
         ctx.save_for_backward(input, factors)
-        wide = torch.finfo(input.dtype).bits >= 32  # half precision is rounded once, when the last factor is known
-        total, number, gradients = walked(sums, scale, input, factors, ctx.wanted if wide else (False, False))
-        ctx.gradients = gradients if wide else None
+        ctx.wide = torch.finfo(input.dtype).bits >= 32  # half precision is rounded when the last factor is known
+        total, number, ctx.gradients = walked(sums, scale, input, factors, ctx.wanted if ctx.wide else (False, False))
         ctx.mark_non_differentiable(number)
         return total, number
 
@@ -125,10 +124,12 @@ class SumOfVoxels(Function):
             asked = [x for x, want in zip((input, factors), ctx.wanted, strict=True) if want]
             found = iter(torch.autograd.grad(total, asked, upstream[0], create_graph=True))
             return None, None, *(next(found) if want else None for want in ctx.wanted)
+        if not ctx.wide:
+            return None, None, *walked(ctx.sums, ctx.scale * upstream[0], input, factors, ctx.wanted)[2]
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:  # also in a second pass through a graph that was retained
-            gradients = walked(ctx.sums, ctx.scale * upstream[0], input, factors, ctx.wanted)[2]
-        elif upstream[0] != 1:
+        if gradients is None:  # in a second pass through a graph that was retained
+            gradients = walked(ctx.sums, ctx.scale, input, factors, ctx.wanted)[2]
+        if upstream[0] != 1:
             gradients = [None if x is None else x.mul_(upstream[0]) for x in gradients]
         return None, None, *gradients
 

@@ -160,23 +160,24 @@ def structural(
     lambda_ce: float = 0.0,
 ):
     value, weight = case.cross_entropy(), case.weight()
-    e = np.zeros_like(value)
-    r, size = window // 2, value.shape[2:]
-    for index in np.argwhere(weight > 0):
-        b, c, *at = index
-        samples = []
-        for offset in product(range(-r, r + 1), repeat=len(size)):
-            near = tuple(np.clip(np.add(at, offset), 0, np.array(size) - 1))
-            if weight[(b, c, *near)] > 0:
-                samples.append((np.exp(-np.square(offset).sum() / (2 * sigma**2)), near))
-        k = np.array([s[0] for s in samples])
-        here = []
-        for x in (case.g[b, c], case.p[b, c]):
-            near = np.array([x[s[1]] for s in samples])
-            mu = (k * near).sum() / k.sum()
-            spread = np.sqrt(max((k * (near - mu) ** 2).sum() / k.sum(), 1e-12))
-            here.append((x[tuple(at)] - mu + c4) / (spread + c4))
-        e[tuple(index)] = abs(here[0] - here[1])
+    r, axes = window // 2, range(2, value.ndim)
+    offsets = list(product(range(-r, r + 1), repeat=len(axes)))
+
+    def moved(x: Array, offset: tuple[int, ...]) -> Array:
+        for axis, step in zip(axes, offset, strict=True):
+            x = x.take(np.clip(np.arange(x.shape[axis]) + step, 0, x.shape[axis] - 1), axis)
+        return x
+
+    k = [np.exp(-np.square(o).sum() / (2 * sigma**2)) * (moved(weight, o) > 0) for o in offsets]
+    total = np.where(weight > 0, sum(k), 1.0)
+
+    def standardized(x: Array) -> Array:
+        near = [moved(x, o) for o in offsets]
+        mu = sum(w * n for w, n in zip(k, near, strict=True)) / total
+        variance = sum(w * (n - mu) ** 2 for w, n in zip(k, near, strict=True)) / total
+        return (x - mu + c4) / (np.sqrt(np.maximum(variance, 1e-12)) + c4)
+
+    e = np.where(weight > 0, abs(standardized(case.g) - standardized(case.p)), 0.0)
     kept = e > beta * e.max()
     m = (weight * kept).sum()
     structure = kept * e * (weight.sum() / m if m else 0)

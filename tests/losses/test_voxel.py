@@ -408,15 +408,15 @@ def test_parts_of_half_precision_are_rounded_once(dtype, monkeypatch):
         assert gradient.all()
 
 
-def test_a_retained_graph_gives_the_gradient_again(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_retained_graph_gives_the_gradient_again(dtype, monkeypatch):
     monkeypatch.setattr(parts, "SMALLEST_PART", 64)
-    start = cases.logits(2, 3, 24, 10).requires_grad_()
-    value = FocalCrossEntropyLoss(**MULTI)(start, cases.indices(2, 3, 24, 10))
-    first, second, scaled = (
-        torch.autograd.grad(factor * value, start, retain_graph=True)[0] for factor in (1.0, 1.0, 3.0)
-    )
-    close(first, second)
-    close(3 * first, scaled)
+    start = cases.logits(2, 3, 24, 10, dtype=dtype).requires_grad_()
+    value = 3 * FocalCrossEntropyLoss(**MULTI)(start, cases.indices(2, 3, 24, 10))
+    first, second = (torch.autograd.grad(value, start, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    (scaled,) = torch.autograd.grad(value, start, torch.full_like(value, 2.0))
+    torch.testing.assert_close(scaled, 2 * first, rtol=1e-2 if dtype == torch.float16 else 1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("options", [MULTI, {"sigmoid": True, "to_onehot_y": True}], ids=["softmax", "sigmoid"])
