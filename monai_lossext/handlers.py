@@ -8,14 +8,23 @@ import io
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import Dataset, MetaTensor
+from monai.data.utils import affine_to_spacing, set_rnd
 from monai.engines import Evaluator, Workflow
-from monai.metrics import compute_confusion_matrix_metric, compute_dice, compute_iou, get_confusion_matrix
+from monai.metrics import (
+    compute_confusion_matrix_metric,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+    get_confusion_matrix,
+)
 from monai.utils import set_determinism
 from torch import Tensor
 
@@ -30,7 +39,17 @@ try:
 except ImportError as error:
     raise ImportError(f'monai_lossext.handlers needs {error.name}: pip install "monai_lossext[bundles]"') from error
 
-__all__ = ["CaseTable", "EpochSeed", "LossParts", "RunCheckpoints", "RunHistory", "TermSchedule", "case_metrics"]
+__all__ = [
+    "CaseTable",
+    "EpochSeed",
+    "LossParts",
+    "RunCheckpoints",
+    "RunHistory",
+    "TermSchedule",
+    "VolumeTable",
+    "case_metrics",
+    "volume_metrics",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -50,19 +69,24 @@ class EpochSeed:
 
     Args:
         seed: of the run; any integer from 0 up.
+        dataset: its random transforms are seeded as well; each of them has a generator of its own.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, dataset: Dataset | None = None) -> None:
         self.seed = seed
+        self.dataset = dataset
 
     def attach(self, engine: Workflow) -> None:
         """Seed at the start of each of the engine's epochs, differently in each process of a distributed run."""
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Workflow) -> None:
-        """Seed Python, numpy and torch."""
+        """Seed Python, numpy, torch and the dataset's transforms."""
         entropy = np.random.SeedSequence([self.seed, engine.state.epoch, idist.get_rank()])
-        set_determinism(int(entropy.generate_state(1)[0]))
+        seed = int(entropy.generate_state(1)[0])
+        set_determinism(seed)
+        if self.dataset is not None:
+            set_rnd(self.dataset, seed)
 
 
 class RunHistory:
@@ -220,6 +244,39 @@ def case_metrics(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {name: values[:, 0] for name, values in (overlap | ratios).items()}
 
 
+def volume_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> dict[str, Tensor]:
+    """Score every volume of a batch by itself, with what millimetres are needed for.
+
+    Args:
+        prediction: masks of 0 and 1, (B, 1, X, Y, Z).
+        target: the true masks, likewise.
+        spacing: of the voxels, in mm.
+
+    Returns:
+        As :func:`case_metrics`, and "hausdorff95_mm", the larger of the two directed 95 % quantiles of the distance
+        between surfaces, and "volume_difference_ml", the absolute one; each (B,). The distance is 0 when both masks are
+        empty, and the volume's diagonal when one is.
+
+    >>> ball, other = torch.zeros(2, 1, 1, 9, 9, 9)
+    >>> ball[..., 2:5, 2:5, 2:5] = other[..., 4:7, 2:5, 2:5] = 1
+    >>> scores = volume_metrics(ball, other, spacing=(2, 1, 1))
+    >>> scores["hausdorff95_mm"].item(), scores["volume_difference_ml"].item()
+    (4.0, 0.0)
+    """
+    mm = torch.as_tensor(spacing, dtype=torch.float64)
+    sizes = [mask.flatten(1).sum(1, dtype=torch.float64) for mask in (prediction, target)]
+    distance = torch.zeros_like(sizes[0])
+    both = (sizes[0] > 0) & (sizes[1] > 0)
+    distance[(sizes[0] > 0) != (sizes[1] > 0)] = (mm * torch.tensor(target.shape[2:])).norm()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of MONAI, to itself
+        for index in both.nonzero()[:, 0].tolist():
+            pair = prediction[index : index + 1], target[index : index + 1]
+            distance[index] = compute_hausdorff_distance(*pair, True, percentile=95, spacing=mm.tolist())[0, 0]
+    difference = (sizes[0] - sizes[1]).abs() * mm.prod() / 1000
+    return case_metrics(prediction, target) | {"hausdorff95_mm": distance, "volume_difference_ml": difference}
+
+
 class CaseTable:
     """Write the scores of every case to `cases.csv`, and its predicted mask to `masks/<case>.png`.
 
@@ -252,15 +309,21 @@ class CaseTable:
         (self.partial / "masks").mkdir(parents=True)
 
     def _add(self, engine: Workflow) -> None:
-        prediction, target = (torch.stack([output[key] for output in engine.state.output]) for key in ("pred", "label"))
-        scores = case_metrics(prediction, target)
-        for index, case in enumerate(item["case"] for item in engine.state.batch):
-            values = {name: value[index].item() for name, value in scores.items()}
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            case = item["case"]
+            values = {name: value.item() for name, value in self.scores(output["pred"], output["label"]).items()}
             defined = {name: "" if np.isnan(value) else value for name, value in values.items()}
             self.rows.append({key: self.items[case][key] for key in ("case", "image", "label")} | defined)
-            # MONAI's readers put the horizontal axis first, Pillow the vertical one.
-            mask = prediction[index, 0].T.mul(255).byte().cpu().numpy()
-            Image.fromarray(mask).save(self.partial / "masks" / f"{case}.png")
+            self.save_mask(output["pred"], self.partial / "masks" / case)
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the scores of one case, from its masks (1, *S)."""
+        return case_metrics(prediction[None], target[None])
+
+    def save_mask(self, prediction: Tensor, path: Path) -> None:
+        """Write a mask (1, W, H); the path has no suffix yet."""
+        # MONAI's readers put the horizontal axis first, Pillow the vertical one.
+        Image.fromarray(prediction[0].T.mul(255).byte().cpu().numpy()).save(f"{path}.png")
 
     def _finish(self) -> None:
         _write_table(self.partial / "cases.csv", self.rows)
@@ -268,6 +331,28 @@ class CaseTable:
         os.replace(self.partial, self.folder)
         means = {name: np.mean([row[name] for row in self.rows]) for name in ("dice", "jaccard")}
         logger.info("%d cases in %s: mean Dice %.4f, mean Jaccard %.4f", len(self.rows), self.folder, *means.values())
+
+
+class VolumeTable(CaseTable):
+    """Write the scores of every volume to `cases.csv`, and its predicted mask to `masks/<case>.nii.gz`.
+
+    The columns are case, image, label and those of :func:`volume_metrics`. Takes the arguments of :class:`CaseTable`,
+    and follows an evaluator whose "pred" and "label" are MetaTensors, which know their affine.
+    """
+
+    def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Return the scores of one volume, from its masks (1, X, Y, Z)."""
+        assert isinstance(prediction, MetaTensor)
+        spacing = affine_to_spacing(prediction.affine).tolist()
+        return volume_metrics(torch.as_tensor(prediction.cpu())[None], torch.as_tensor(target.cpu())[None], spacing)
+
+    def save_mask(self, prediction: Tensor, path: Path) -> None:
+        """Write a mask as NIfTI."""
+        import nibabel
+
+        assert isinstance(prediction, MetaTensor)
+        mask = prediction[0].byte().cpu().numpy()
+        nibabel.save(nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy()), f"{path}.nii.gz")
 
 
 class TermSchedule:

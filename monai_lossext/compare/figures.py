@@ -20,6 +20,7 @@ from PIL import Image
 
 from monai_lossext.compare.results import TESTED, Results, metric_name
 from monai_lossext.compare.statistics import bandwidth, case_scores, density
+from monai_lossext.compare.volumes import axial_slices, is_volume
 from monai_lossext.data import binary_mask
 
 # Ten colours that stay apart for colour-blind eyes (Petroff 2021, arXiv:2107.02270); an eleventh loss starts again with
@@ -192,10 +193,11 @@ def overlays(results: Results) -> Iterator[Picture]:
 def _outlines(results: Results, case: str, values: pd.Series) -> Figure:
     rows = results.cases[results.cases["case"] == case].drop_duplicates("loss").set_index("loss")
     style = _line_styles(results)
-    with Image.open(rows["image"].iloc[0]) as file:
-        file.thumbnail((512, 512))
-        picture = np.asarray(file.convert("RGB"))
-    reference = _mask(rows["label"].iloc[0])
+    if is_volume(rows["label"].iloc[0]):
+        picture, reference, masks = axial_slices(rows["image"].iloc[0], rows["label"].iloc[0], rows["mask"])
+    else:
+        picture, reference = _picture(rows["image"].iloc[0]), _mask(rows["label"].iloc[0])
+        masks = {str(loss): _mask(path) for loss, path in rows["mask"].items()}
     columns = 3
     lines = ceil((1 + len(style)) / columns)
     height = WIDTH / columns * picture.shape[0] / picture.shape[1] + 0.3
@@ -207,9 +209,15 @@ def _outlines(results: Results, case: str, values: pd.Series) -> Figure:
         axes.imshow(picture)
         _outline(axes, reference, picture.shape, "white")
         if loss:
-            _outline(axes, _mask(rows.loc[loss, "mask"]), picture.shape, style[loss]["color"])
+            _outline(axes, masks[loss], picture.shape, style[loss]["color"])
         axes.set_title(f"{_short(loss, 26)}\n{values[loss]:.3f}" if loss else "reference", fontsize=8)
     return figure
+
+
+def _picture(path: str) -> NDArray[np.uint8]:
+    with Image.open(path) as file:
+        file.thumbnail((512, 512))
+        return np.asarray(file.convert("RGB"))
 
 
 def _mask(path: str) -> NDArray[np.uint8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
@@ -19,6 +20,8 @@ METRICS = {
     "accuracy": "Accuracy",
     "sensitivity": "Sensitivity",
     "specificity": "Specificity",
+    "hausdorff95_mm": "95 % Hausdorff distance (mm)",
+    "volume_difference_ml": "Volume difference (ml)",
 }
 TESTED = "jaccard"
 
@@ -70,7 +73,7 @@ def read_results(study: Study, outcomes: list[Outcome]) -> Results:
             raise StudyError(f"{folder / 'cases.csv'} lacks the columns {', '.join(sorted(missing))}")
         names = table[["case", "image", "label"]]
         table = names.join(table.drop(columns=names.columns).replace("", "nan").astype(float))
-        masks = [str(folder / "masks" / f"{case}.png") for case in table["case"]]
+        masks = [_mask_of(folder / "masks", case) for case in table["case"]]
         cases.append(table.assign(loss=run.loss.label, seed=run.seed, mask=masks))
         histories.append(pd.read_csv(run.folder / "history.csv").assign(loss=run.loss.label, seed=run.seed))
     table = pd.concat(cases, ignore_index=True)
@@ -78,3 +81,9 @@ def read_results(study: Study, outcomes: list[Outcome]) -> Results:
     metrics = [metric for metric in METRICS if metric in found] + [metric for metric in found if metric not in METRICS]
     failed = [outcome for outcome in outcomes if outcome.error]
     return Results(study, table, pd.concat(histories, ignore_index=True), metrics, failed)
+
+
+def _mask_of(folder: Path, case: str) -> str:
+    """The mask of a case: a NIfTI file if the bundle works on volumes, else a picture."""
+    volume = folder / f"{case}.nii.gz"
+    return str(volume if volume.is_file() else folder / f"{case}.png")

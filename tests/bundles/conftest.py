@@ -11,10 +11,22 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from monai_lossext.data import skin_lesion_datalist
+from monai_lossext.data import skin_lesion_datalist, write_head_phantoms
 from monai_lossext.engines import RUN_LOG
 
 CASES = 20
+SMALL = {  # networks and voxels that make an epoch take a second
+    "skull_stripping_2d": """
+        spacing: [6, 6, -1]
+        slice_size: [32, 32]
+        network_def: {_target_: UNet, spatial_dims: 2, in_channels: 1, out_channels: 1, channels: [4, 8], strides: [2]}
+    """,
+    "skull_stripping_3d": """
+        spacing: [6, 6, 6]
+        patch_size: [16, 16, 16]
+        network_def: {_target_: UNet, spatial_dims: 3, in_channels: 1, out_channels: 1, channels: [4, 8], strides: [2]}
+    """,
+}
 
 Workflow = Callable[..., ConfigWorkflow]
 
@@ -28,6 +40,20 @@ def process_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for handler in [handler for handler in root.handlers if handler.name == RUN_LOG]:
         root.removeHandler(handler)
         handler.close()
+
+
+def make_workflow(bundle: Path, configs: tuple[str, ...], values: dict[str, Any]) -> ConfigWorkflow:
+    """Make a workflow of a bundle from names of its configs, or paths of others, and overrides."""
+    files = [name if name.endswith(".yaml") else str(bundle / "configs" / f"{name}.yaml") for name in configs]
+    meta = str(bundle / "configs" / "metadata.json")
+    return ConfigWorkflow(files, meta_file=meta, logging_file=False, bundle_root=str(bundle), **values)
+
+
+def run_to_the_end(made: ConfigWorkflow) -> ConfigWorkflow:
+    made.initialize()
+    made.run()
+    made.finalize()
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +74,7 @@ def workflow(bundle: Path, phantoms: dict[str, Any]) -> Workflow:
     """Make a workflow of the bundle from names of its configs and overrides, on the phantoms."""
 
     def make(*configs: str, **overrides: Any) -> ConfigWorkflow:
-        files = [str(bundle / "configs" / f"{name}.yaml") for name in configs]
-        values = {"bundle_root": str(bundle), **phantoms, "epochs": 1, "batch_size": 4} | overrides
-        return ConfigWorkflow(files, meta_file=str(bundle / "configs" / "metadata.json"), logging_file=False, **values)
+        return make_workflow(bundle, configs, {**phantoms, "epochs": 1, "batch_size": 4} | overrides)
 
     return make
 
@@ -60,11 +84,7 @@ def run_bundle(workflow: Workflow) -> Callable[..., ConfigWorkflow]:
     """Run such a workflow to its end."""
 
     def run(*configs: str, **overrides: Any) -> ConfigWorkflow:
-        made = workflow(*configs, **overrides)
-        made.initialize()
-        made.run()
-        made.finalize()
-        return made
+        return run_to_the_end(workflow(*configs, **overrides))
 
     return run
 
@@ -74,4 +94,55 @@ def trained(run_bundle: Callable[..., ConfigWorkflow], tmp_path_factory: pytest.
     """Folder of a run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "trained"
     run_bundle("train", output_dir=str(folder), epochs=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Head phantoms in large voxels: 6 for training, 2 for validation, 2 for testing."""
+    return write_head_phantoms(tmp_path_factory.mktemp("heads") / "heads", 10, size=(30, 34, 28), spacing=(6, 6, 7))
+
+
+@pytest.fixture(scope="session", params=sorted(SMALL))
+def skull_bundle(request: pytest.FixtureRequest, bundles_dir: Path) -> Iterator[Path]:
+    """Each of the two bundles; its folder is on Python's path, as MONAI puts it there when a bundle runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(bundles_dir / request.param)
+        yield bundles_dir / request.param
+
+
+@pytest.fixture(scope="session")
+def skull_values(skull_bundle: Path, heads: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What makes a run of the bundle small."""
+    small = tmp_path_factory.mktemp("small") / "small.yaml"
+    small.write_text(SMALL[skull_bundle.name])
+    models = ["inference.yaml", str(small)]
+    return {"dataset_dir": str(heads), "model_configs": models, "epochs": 1, "batch_size": 2, "val_interval": 1}
+
+
+@pytest.fixture(scope="session")
+def skull_workflow(skull_bundle: Path, skull_values: dict[str, Any]) -> Workflow:
+    """Make a small workflow of the bundle from names of its configs and overrides."""
+
+    def make(*configs: str, **overrides: Any) -> ConfigWorkflow:
+        return make_workflow(skull_bundle, configs, skull_values | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_skull(skull_workflow: Workflow) -> Workflow:
+    """Run such a workflow to its end."""
+
+    def run(*configs: str, **overrides: Any) -> ConfigWorkflow:
+        return run_to_the_end(skull_workflow(*configs, **overrides))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_skull(run_skull: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of two epochs."""
+    folder = tmp_path_factory.mktemp("runs") / "skull"
+    run_skull("train", output_dir=str(folder), epochs=2)
     return folder

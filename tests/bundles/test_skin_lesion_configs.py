@@ -20,6 +20,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export,
 
 from monai_lossext.losses import catalogue
 
+from .running import cause
+
 Run = Callable[..., ConfigWorkflow]
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "skin_lesion_segmentation" / "configs"
 OVERLAYS = sorted(file.stem for file in (CONFIGS / "loss").iterdir())
@@ -210,13 +212,6 @@ def network(bundle: Path, run: Path) -> torch.nn.Module:
 
 
 # What is wrong is said before training starts
-
-
-def cause(error: BaseException) -> str:
-    """The message that a user reads last; MONAI wraps it."""
-    while error.__cause__ is not None and str(error).startswith("Failed to"):
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
 
 
 @pytest.mark.parametrize(

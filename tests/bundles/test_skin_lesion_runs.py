@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import signal
 import sqlite3
@@ -19,55 +18,9 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from .running import KILLED, results, rows
+
 Run = Callable[..., ConfigWorkflow]
-
-# Kills itself in the third epoch: in its second batch, or when the new last.pt is about to replace the old one.
-KILLED = """
-import os, signal, sys, json
-from pathlib import Path
-from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
-
-moment, config, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-workflow = ConfigWorkflow(json.loads(config), logging_file=False, **options)
-workflow.initialize()
-trainer = workflow.trainer
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-if moment == "batch":
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2 * trainer.state.epoch_length + 2), die)
-else:
-    replace = os.replace
-    def replace_or_die(source, target):
-        if Path(target).name == "last.pt" and trainer.state.epoch == 3:
-            die()
-        replace(source, target)
-    os.replace = replace_or_die
-workflow.run()
-"""
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
-
-
-def results(run: Path) -> tuple[list[dict[str, str]], dict[str, Any], dict[str, Any]]:
-    """What must not depend on interruptions: the history without its times, and the two checkpoints."""
-    history = [{key: value for key, value in row.items() if key != "seconds"} for row in rows(run / "history.csv")]
-    best, last = (torch.load(run / "models" / name, weights_only=True) for name in ("best.pt", "last.pt"))
-    return history, flat(best), flat(last)
-
-
-def flat(state: Any) -> Any:
-    """The state with its tensors as bytes, which == compares exactly."""
-    if isinstance(state, dict):
-        return {key: flat(value) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [flat(value) for value in state]
-    return state.numpy().tobytes() if isinstance(state, torch.Tensor) else state
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,241 @@
+"""The configs of the skull-stripping bundles: MONAI's checks, overlays, and what is wrong is said before training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+
+from monai_lossext.losses import catalogue
+
+from .running import cause, rows
+
+Run = Callable[..., ConfigWorkflow]
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+OVERLAYS = {entry.overlay: entry.name for entry in catalogue()} | {"cross_entropy": "WeightedCrossEntropyLoss"}
+# The nine losses of Jadon's Table III, and three more.
+EXPECTED = {
+    *("cross_entropy", "weighted_cross_entropy", "focal_cross_entropy", "soft_dice", "soft_tversky"),
+    *("focal_tversky", "sensitivity_specificity", "exponential_logarithmic", "log_cosh_dice"),
+    *("mcc", "boundary_distance", "distance_map_cross_entropy"),
+}
+
+
+def test_every_config_is_read(skull_bundle: Path) -> None:
+    files = sorted((skull_bundle / "configs").rglob("*.yaml"))
+    assert {file.name for file in files} >= {"train.yaml", "evaluate.yaml", "inference.yaml", "multi_gpu_train.yaml"}
+    for file in files:
+        assert ConfigParser.load_config_file(file)
+
+
+def test_inference_needs_no_more_than_monai(skull_bundle: Path) -> None:
+    files = [skull_bundle / "configs" / "inference.yaml", *(skull_bundle / "configs").glob("protocol/*model.yaml")]
+    for file in [*files, *(skull_bundle / "scripts").glob("*.py")]:
+        assert "monai_lossext" not in file.read_text()
+
+
+def test_what_both_bundles_carry_is_the_same() -> None:
+    """Each bundle can be copied away alone, so both hold these files; they must not drift apart."""
+    first, second = sorted(BUNDLES.glob("skull_stripping_*"))
+    shared = ["LICENSE", "configs/logging.conf", "configs/evaluate.yaml", "configs/multi_gpu_train.yaml"]
+    shared += ["docs/metadata_schema.json", "docs/data_license.txt", "scripts/__init__.py", "scripts/volumes.py"]
+    for name in shared:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+def test_network_is_written_once(skull_bundle: Path) -> None:
+    train = (skull_bundle / "configs" / "train.yaml").read_text()
+    assert "channels" not in train
+    assert "Spacingd" not in train
+    assert "ScaleIntensityRange" not in train
+
+
+def test_overlays(skull_bundle: Path) -> None:
+    files = {file.stem: file for file in (skull_bundle / "configs" / "loss").iterdir()}
+    assert set(files) == EXPECTED
+    assert max(len(file.read_text().splitlines()) for file in files.values()) <= 8
+
+
+@pytest.mark.parametrize("overlay", sorted(EXPECTED))
+def test_one_epoch_under_each_loss(run_skull: Run, overlay: str, tmp_path: Path) -> None:
+    done = run_skull("train", f"loss/{overlay}", output_dir=str(tmp_path))
+    loss = done.parser.get_parsed_content("loss")
+    assert OVERLAYS[overlay] in [type(module).__name__ for module in loss.modules()]
+    (row,) = rows(tmp_path / "history.csv")
+    assert math.isfinite(float(row["train_loss"]))
+    assert 0 <= float(row["val_jaccard"]) <= float(row["val_dice"]) <= 1
+    assert {file.name for file in (tmp_path / "models").iterdir()} == {"best.pt", "last.pt"}
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("overlay", "key"), [("boundary_distance", "distance_map"), ("distance_map_cross_entropy", "penalty_map")]
+)
+def test_maps_are_those_of_the_whole_head(skull_workflow: Run, overlay: str, key: str, tmp_path: Path) -> None:
+    """The loss gets the cached map: another map, another value."""
+    made = skull_workflow("train", f"loss/{overlay}", output_dir=str(tmp_path), augmentation=[])
+    made.initialize()
+    part = made.parser.get_parsed_content
+    batch = next(iter(part("train::dataloader")))
+    _, target = part("train::prepare_batch")(batch)
+    assert set(target) == {"label", key}
+    assert target[key].shape == target["label"].shape
+    loss, logits = part("loss"), torch.randn_like(target["label"], generator=torch.Generator().manual_seed(0))
+    assert loss(logits, target) != loss(logits, target | {key: target[key] + 1})
+    if key == "distance_map":
+        inside = target["label"] > 0
+        assert target[key][inside].max() < 0 < target[key].max()
+        assert target[key].min() < -12, "millimetres from the border, not voxels of a crop"
+
+
+def test_region_losses_of_slices_are_those_of_the_batch(bundles_dir: Path) -> None:
+    """The Dice of a slice says nothing where the slice is empty; patches have a Dice each."""
+    for overlay in EXPECTED - {"boundary_distance"}:
+        losses = []
+        for bundle in ("skull_stripping_2d", "skull_stripping_3d"):
+            parser = ConfigParser(ConfigParser.load_config_file(bundles_dir / bundle / f"configs/loss/{overlay}.yaml"))
+            losses.append(parser.get("loss"))
+        slices, patches = losses
+        assert slices == patches | ({} if "cross_entropy" in overlay else {"batch": True})
+
+
+def test_boundary_schedule(run_skull: Run, tmp_path: Path) -> None:
+    done = run_skull("train", "loss/boundary_distance", output_dir=str(tmp_path), epochs=3)
+    assert done.parser.get_parsed_content("loss").weights == pytest.approx({"dice": 0.98, "boundary": 0.02})
+
+
+def test_scans_are_repeated_among_phantoms(skull_workflow: Run, heads: Path, tmp_path: Path) -> None:
+    """Leave-one-subject-out with phantoms: 9 heads to train with and to validate, and the left-out one for testing."""
+    values = {"fold": 0, "extra_phantoms": 5, "cache_dir": str(tmp_path / "cache")}
+    made = skull_workflow("train", output_dir=str(tmp_path), **values)
+    made.initialize()
+    datalist = made.parser.get_parsed_content("datalist")
+    real = {section: [item for item in items if str(heads) in item["image"]] for section, items in datalist.items()}
+    assert {section: len(items) for section, items in real.items()} == {"training": 7, "validation": 2, "testing": 1}
+    assert len(datalist["training"]) == 7 + 4
+
+
+def test_a_volume_is_prepared_once(skull_workflow: Run, tmp_path: Path) -> None:
+    made = skull_workflow("train", output_dir=str(tmp_path), augmentation=[])
+    made.initialize()
+    dataset = made.parser.get_parsed_content("train::dataset")
+    samples = dataset[0]
+    assert {type(sample["image"]) for sample in samples} == {torch.Tensor}
+    assert {sample["image"].shape for sample in samples} == {samples[0]["label"].shape}
+    assert dataset.cache_num == len(dataset) == 6
+    for sample in samples:
+        assert sample["image"].dtype == sample["label"].dtype == torch.float32
+        assert 0 <= sample["image"].min() <= sample["image"].max() <= 1
+        assert set(sample["label"].unique().tolist()) <= {0, 1}
+
+
+def convolutions(network: torch.nn.Module, kind: type[torch.nn.Module]) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def test_network_of_the_survey(bundles_dir: Path) -> None:
+    """Ten encoder convolutions of 3 x 3 in the default network and in that of the paper, transposed ones upwards."""
+    configs = bundles_dir / "skull_stripping_2d" / "configs"
+    for files in (["inference.yaml"], ["inference.yaml", "protocol/paper_model.yaml"]):
+        parser = ConfigParser()
+        parser.read_config([configs / name for name in files])
+        network = parser.get_parsed_content("network_def")
+        down = [
+            layer
+            for name, layer in network.named_modules()
+            if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3)
+            if "upcat" not in name and "residual" not in name and "model.2" not in name and "submodule.2" not in name
+        ]
+        assert len(down) == 10, [name for name, _ in network.named_modules()]
+        assert len(convolutions(network, torch.nn.ConvTranspose2d)) == 4
+    widths = [layer.out_channels for layer in down]
+    assert widths == [32, 32, 64, 64, 128, 128, 256, 256, 512, 512]
+
+
+def test_paper_protocol(bundles_dir: Path, heads: Path, tmp_path: Path) -> None:
+    bundle = bundles_dir / "skull_stripping_2d"
+    files = [str(bundle / "configs" / name) for name in ("train.yaml", "protocol/paper.yaml")]
+    made = ConfigWorkflow(
+        files, logging_file=False, bundle_root=str(bundle), dataset_dir=str(heads), output_dir=str(tmp_path)
+    )
+    made.initialize()
+    part = made.parser.get_parsed_content
+    assert (part("batch_size") * part("slices"), part("augmentation")) == (32, [])
+    assert (part("optimizer").defaults["lr"], part("lr_scheduler").min_lrs) == (1e-3, [1e-8])
+    assert part("model").get_parsed_content("slice_size") == [256, 256]
+
+
+@pytest.mark.filterwarnings("ignore:No hash value provided")  # the schema is a file of the bundle
+def test_metadata_fits_the_specification(skull_bundle: Path) -> None:
+    meta, schema = skull_bundle / "configs" / "metadata.json", skull_bundle / "docs" / "metadata_schema.json"
+    verify_metadata(meta_file=str(meta), filepath=str(schema))
+
+
+@pytest.mark.parametrize("name", ["train", "inference"])
+def test_network_fits_metadata(skull_bundle: Path, name: str) -> None:
+    configs = skull_bundle / "configs"
+    verify_net_in_out(
+        "network_def",
+        meta_file=str(configs / "metadata.json"),
+        config_file=str(configs / f"{name}.yaml"),
+        device="cpu",
+        bundle_root=str(skull_bundle),
+    )
+
+
+def test_properties(skull_bundle: Path, skull_workflow: Run, tmp_path: Path) -> None:
+    train = skull_workflow("train", output_dir=str(tmp_path))
+    train.initialize()
+    assert train.check_properties() == []
+    config = str(skull_bundle / "configs" / "inference.yaml")
+    inference = ConfigWorkflow(config, workflow_type="infer", logging_file=False)
+    inference.initialize()
+    assert inference.check_properties() == []
+
+
+@pytest.mark.filterwarnings("ignore:.*jit.* is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)  # of torch.onnx
+def test_exports(skull_bundle: Path, tmp_path: Path) -> None:
+    configs = skull_bundle / "configs"
+    parser = ConfigParser(ConfigParser.load_config_file(configs / "inference.yaml"))
+    network = parser.get_parsed_content("network_def").eval().requires_grad_(False)
+    torch.save(network.state_dict(), tmp_path / "best.pt")
+    files = {"meta_file": str(configs / "metadata.json"), "config_file": str(configs / "inference.yaml")}
+    files["ckpt_file"] = str(tmp_path / "best.pt")
+    dims = parser.get("network_def")["spatial_dims"]
+    image = torch.rand(1, 1, *[64] * dims)
+    ckpt_export("network_def", filepath=str(tmp_path / "model.ts"), **files)
+    exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
+    torch.testing.assert_close(exported(image), network(image))
+    image = torch.rand(1, 1, *([128, 128] if dims == 2 else [64] * 3))
+    onnx_export("network_def", filepath=str(tmp_path / "model.onnx"), **files)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    (logits,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(torch.from_numpy(logits), network(image), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "complaint"),
+    [
+        ({"loss::smoth": 1e-5}, "unexpected keyword argument 'smoth'"),
+        ({"resume": "yes"}, "ValueError: resume: expected true or false, got 'yes'"),
+        ({"dataset_dir": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"fold": 10}, "DatalistError: fold=10: expected 0 to 9, with 10 folds"),
+        ({"extra_phantoms": 3}, "ValueError: extra_phantoms must be 0 or at least 5, got 3"),
+        ({"output_dir": "/dev/null/run"}, "ValueError: output_dir: cannot write to /dev/null/run: Not a directory"),
+    ],
+)
+def test_bad_arguments(skull_workflow: Run, tmp_path: Path, overrides: dict[str, Any], complaint: str) -> None:
+    made = skull_workflow("train", **({"output_dir": str(tmp_path / "run")} | overrides))
+    with pytest.raises(RuntimeError) as caught:
+        made.initialize()
+    assert complaint in cause(caught.value)
+    assert not (tmp_path / "run" / "models").exists()
