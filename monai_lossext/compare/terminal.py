@@ -14,10 +14,10 @@ from rich.table import Table
 from monai_lossext.compare.conclusions import format_p
 from monai_lossext.compare.plan import Run, Study
 from monai_lossext.compare.report import summary_rows
-from monai_lossext.compare.results import TESTED, Results, metric_name
+from monai_lossext.compare.results import METRICS, TESTED, Results, metric_name
 from monai_lossext.compare.run import Outcome
 
-SHORT_NAMES = {
+SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has all
     "jaccard": "Jaccard",
     "dice": "Dice",
     "mcc": "MCC",
@@ -90,13 +90,14 @@ def summary_table(results: Results) -> Table:
         caption=f"p: {metric_name(TESTED)} against {escape(study.label(study.baseline))}, Wilcoxon signed-rank, Holm",
     )
     table.add_column("Loss", no_wrap=True, max_width=20)
-    for metric in results.metrics:
+    metrics = [metric for metric in results.metrics if metric in SHORT_NAMES or metric not in METRICS]
+    for metric in metrics:
         name = SHORT_NAMES.get(metric, metric)
         table.add_column(name, justify="right", min_width=max(6, len(name)))
     table.add_column("p", justify="right", no_wrap=True)
     for row in summary_rows(results):
         p = "–" if row.p is None else format_p(row.p).removeprefix("= ").replace(" ", "")
         # A narrow terminal breaks a cell at its one space.
-        cells = [row.cells[metric].replace("± ", "±") for metric in results.metrics]
+        cells = [row.cells[metric].replace("± ", "±") for metric in metrics]
         table.add_row(escape(row.loss), *cells, p)
     return table

@@ -94,7 +94,7 @@ def test_compare(skull_bundle: Path, skull_values: dict[str, Any], tmp_path: Pat
     command += ["--dataset-dir", skull_values["dataset_dir"], "--output", str(tmp_path), "--section", "testing"]
     done = CliRunner().invoke(app, [*command, *(f"--override={text}" for text in overrides)])
     assert done.exit_code == 0, done.output
-    report = (tmp_path / "report" / "report.md").read_text()
+    report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "95 % Hausdorff distance (mm)" in report
     assert (tmp_path / "report" / "figures" / "overlay-best.png").is_file()
 

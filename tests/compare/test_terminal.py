@@ -11,7 +11,7 @@ from rich.console import Console
 from monai_lossext.compare.plan import Study
 from monai_lossext.compare.results import METRICS, Results
 from monai_lossext.compare.run import Outcome, run_study
-from monai_lossext.compare.terminal import TerminalWatcher, summary_table
+from monai_lossext.compare.terminal import SHORT_NAMES, TerminalWatcher, summary_table
 
 
 def console(width: int, terminal: bool) -> Console:
@@ -66,7 +66,7 @@ def test_the_table_fits_a_terminal_of_eighty_columns(plan: Callable[..., Study])
     out.print(summary_table(Results(plan(), cases, pd.DataFrame(), list(METRICS), [])))
     text = shown(out)
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert len(re.findall(r"±0\.\d{3}(?!\d)", text)) == 2 * len(METRICS)
-    assert len(re.findall(r"(?<![\d±])0\.\d{3}(?!\d)", text)) == 2 * len(METRICS)
+    assert len(re.findall(r"±0\.\d{3}(?!\d)", text)) == 2 * len(SHORT_NAMES)
+    assert len(re.findall(r"(?<![\d±])0\.\d{3}(?!\d)", text)) == 2 * len(SHORT_NAMES)
     for name in ("Jaccard", "Dice", "MCC", "Acc.", "Sens.", "Spec."):
         assert name in text
