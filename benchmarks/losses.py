@@ -9,6 +9,7 @@ is measured anew.
 
     python benchmarks/losses.py --quick
     python benchmarks/losses.py --losses SoftDiceLoss --sizes 1x4x128^3 40x1x128^2
+    python benchmarks/losses.py --compile --losses SoftDiceLoss --sizes 1x1x128^3
     python benchmarks/losses.py --training-step
 
 A size is batch x classes x side^dims; one class means a sigmoid, several a softmax.
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = previous(file, environment())
     work = [(size, name) for size, name in planned(options) if options.fresh or f"{size} {name}" not in results["rows"]]
     for number, (size, name) in enumerate(work, 1):
-        row = results["rows"][f"{size} {name}"] = measured(size, name, options.repeats)
+        row = results["rows"][f"{size} {name}"] = measured(size, name, options.repeats, options.compile)
         save(file, results)
         print(f"{number}/{len(work)} {size} {name}: {tables.summary(row)}", flush=True)
     whole = not (options.losses or options.sizes)
@@ -85,6 +86,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, help="turns of each comparison; default: 7, with --quick 2")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--fresh", action="store_true", help="measure anew what the output folder has already")
+    parser.add_argument("--compile", action="store_true", help="measure also each loss under torch.compile")
     parser.add_argument("--training-step", action="store_true", help="measure only the loss's share of a training step")
     options = parser.parse_args(arguments)
     options.output = options.output or (OUTPUT_OF_QUICK if options.quick else OUTPUT)
@@ -153,7 +155,7 @@ def save(file: Path, results: dict[str, Any]) -> None:
     replace_file(file.with_suffix(".md"), tables.page(results))
 
 
-def measured(size: str, name: str, repeats: int) -> dict[str, Any]:
+def measured(size: str, name: str, repeats: int, compiled: bool = False) -> dict[str, Any]:
     """Measure a loss and its counterparts at a size.
 
     Returns:
@@ -167,7 +169,7 @@ def measured(size: str, name: str, repeats: int) -> dict[str, Any]:
         row["left_out"][name] = f"{gibibytes(-spared)} of memory too little"
         return row
     logits, label = case.probe.tensors()
-    for contestant, loss in contestants(name, case.probe, label).items():
+    for contestant, loss in contestants(name, case.probe, label, compiled).items():
         reason = too_much(step(loss, logits, label), case, spared)
         if reason:
             row["left_out"][contestant] = reason
@@ -176,7 +178,7 @@ def measured(size: str, name: str, repeats: int) -> dict[str, Any]:
     logits, label = case.tensors()
     calls = {
         contestant: step(loss, logits, label)
-        for contestant, loss in contestants(name, case, label).items()
+        for contestant, loss in contestants(name, case, label, compiled).items()
         if contestant not in row["left_out"]
     }
     row["seconds"] = interleaved(calls, repeats)

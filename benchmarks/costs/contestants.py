@@ -168,10 +168,16 @@ COUNTERPARTS: dict[str, dict[str, Build]] = {
 }
 
 
-def contestants(name: str, case: Case, label: Tensor) -> dict[str, Loss]:
-    """Return torch's cross-entropy, the loss of the catalogue and its counterparts, by name, for a case."""
+def contestants(name: str, case: Case, label: Tensor, compiled: bool = False) -> dict[str, Loss]:
+    """Return torch's cross-entropy, the loss of the catalogue and its counterparts, by name, for a case.
+
+    With ``compiled`` the loss under ``torch.compile`` is one of them, for which a C++ compiler must be there.
+    """
     loss = own(name, case)
     found: dict[str, Loss | None] = {TORCH: cross_entropy(case), name: loss}
+    if compiled:
+        torch.compiler.reset()  # another size would be compiled for any size
+        found[f"{name}, compiled"] = torch.compile(loss, fullgraph=True, dynamic=False)
     if name in MAPS:
         map_name, transform = MAPS[name]
         make = transform(num_classes=case.classes if case.classes > 1 else None)

@@ -13,11 +13,14 @@ from torch.nn.modules.loss import _Loss
 
 from .counts import Counts, Extra, SumOverProcesses, soft_counts
 from .likelihoods import Voxels, read_voxels
+from .paths import known
 from .precision import Activation
 from .reading import Reading, read_shapes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+Undecided = list[tuple[Tensor, Callable[[], Tensor]]]
 
 REDUCTIONS = ("none", "mean", "sum")
 EMPTY_RULES = ("penalize", "formula", "skip")
@@ -194,7 +197,10 @@ class SegmentationLoss(_Loss):
 
     def reduced(self, value: Tensor, valid: Tensor) -> Tensor:
         """Reduce values to what the caller asked for; those that are not valid are 0 and do not count."""
-        value = torch.where(valid, value, 0.0)
+        if not known(valid):
+            value = torch.where(valid, value, 0.0)
+        elif self.reduction == "mean":
+            return value.mean()
         if self.reduction == "none":
             return value
         total = value.sum()
@@ -216,21 +222,23 @@ class ClasswiseLoss(SegmentationLoss):
         super().__init__(*args, **options)
         self.empty = one_of(EMPTY_RULES, empty=empty)
 
-    def settled(self, value: Tensor, n: Tensor, undecided: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def settled(self, value: Tensor, n: Tensor, undecided: Undecided) -> Tensor:
         """Apply class weights and the empty rule, and reduce.
 
         Args:
             value: (B, C), the formula's value, or (B, 1) if the loss joins the classes.
             n: (B, C), weighted number of voxels; where it is 0, nothing is to be judged.
-            undecided: pairs of where the formula cannot judge a prediction and of the mean wrong probability to use
-                there, both of the shape of ``value``.
+            undecided: pairs of where the formula cannot judge a prediction and of a function that returns the mean
+                wrong probability to use there, both of the shape of ``value``.
         """
         value = self.weighted(value)
         valid = n > 0 if value.shape == n.shape else (n > 0).any(1, keepdim=True)
         if self.empty != "formula":
             for where, wrong in undecided:
+                if known(~where):
+                    continue
                 if self.empty == "penalize":
-                    value = torch.where(where, self.weighted(wrong), value)
+                    value = torch.where(where, self.weighted(wrong()), value)
                 else:
                     valid = valid & ~where
         return self.reduced(value, valid)
@@ -312,9 +320,9 @@ class RegionLoss(ClasswiseLoss):
         """Return the loss of each sample and class, (B, C), or (B, 1) if the loss joins the classes."""
         raise NotImplementedError
 
-    def undecided(self, counts: Counts) -> list[tuple[Tensor, Tensor]]:
+    def undecided(self, counts: Counts) -> Undecided:
         """Return where the formula cannot judge a prediction, and the mean wrong probability to use there."""
-        return [(counts.g <= 0, mean(counts.p, counts.n))]
+        return [(counts.g <= 0, lambda: mean(counts.p, counts.n))]
 
 
 class OverlapLoss(RegionLoss):
@@ -426,6 +434,8 @@ class VoxelLoss(SegmentationLoss):
 def safe_ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:
     """Divide where the denominator is not 0, with no NaN in the gradient elsewhere; NaN of the input stays NaN."""
     defined = denominator != 0
+    if known(defined):
+        return numerator / denominator
     return torch.where(defined, numerator / torch.where(defined, denominator, 1.0), otherwise)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .parts import Slices, parts, spread
-from .precision import STEEPEST_LOGIT, accumulator_dtype, narrowed
+from .precision import STEEPEST_LOGIT, accumulator_dtype, narrowed, times_slope_of_sigmoid
 from .reading import Rules
 
 
@@ -39,17 +39,17 @@ class Recipe:
 class Scratch:
     """Memory for what is made of one part, taken once for all parts: fresh memory costs more than the arithmetic."""
 
-    def __init__(self, input: Tensor, elements: int) -> None:
+    def __init__(self, input: Tensor) -> None:
         self.dtype = torch.promote_types(input.dtype, torch.float32)
-        self.like, self.elements = input, elements
+        self.like = input
         self.blocks: dict[str, Tensor] = {}
         self.views: dict[tuple[str, torch.Size], Tensor] = {}
         self.classes = spread(torch.arange(input.shape[1], dtype=self.dtype, device=input.device), input.ndim - 1)
 
     def take(self, name: str, shape: torch.Size) -> Tensor:
-        """Return the tensor of this name, contiguous, in at least float32."""
+        """Return the tensor of this name, contiguous, in at least float32; no later shape may be larger."""
         if name not in self.blocks:
-            self.blocks[name] = self.like.new_empty(self.elements, dtype=self.dtype)
+            self.blocks[name] = self.like.new_empty(shape.numel(), dtype=self.dtype)
         if (name, shape) not in self.views:
             self.views[name, shape] = self.blocks[name][: shape.numel()].view(shape)
         return self.views[name, shape]
@@ -77,13 +77,22 @@ class Part:
             mask: (B, 1, *S) or (B, C, *S), or None.
             empty: whether it holds background only, as far as that spares work, or None if it was not read before.
         """
-        self.recipe, self.scratch = recipe, scratch
-        input, target, weight = recipe.rules.read(input, target, mask, check=empty is None)
-        self.w = None if weight is None else weight.to(scratch.dtype)
+        self.recipe, self.scratch, rules = recipe, scratch, recipe.rules
+        self.axes = list(range(2, input.ndim))
+        target, kept = rules.without_ignored(target)
         if empty is None:
-            alone = recipe.activation == "pair" or not recipe.rules.labels  # no class but those in channels
-            empty = alone and recipe.extra != "errors" and self.w is None and not bool(target.amax())
+            highest = rules.check(target, mask)
+            alone = recipe.activation == "pair" or not rules.labels  # no class but those in channels
+            weighed = mask is not None or kept is not None
+            empty = (
+                alone
+                and not weighed
+                and recipe.extra != "errors"
+                and not (target.any() if highest is None else highest)
+            )
         self.empty = empty
+        input, weight = rules.weigh(input, mask, kept)
+        self.w = None if weight is None else weight.to(scratch.dtype)
         if recipe.activation == "pair":
             self.z = scratch.take("z", input[:, 1:].shape).copy_(input[:, 1:]).sub_(input[:, :1])
         else:
@@ -93,14 +102,10 @@ class Part:
     def in_channels(self, target: Tensor) -> Tensor:
         """Return the target with a channel a class, in floating point."""
         target = target.view(torch.uint8) if target.dtype == torch.bool else target  # to convert bool is slow
-        if not self.recipe.rules.labels and target.dtype == self.scratch.dtype:
-            return target
-        g = self.scratch.take("g", self.z.shape)
-        if self.recipe.rules.labels and self.recipe.activation != "pair":
-            g[:, :1] = target
-            g[:, 1:] = g[:, :1]
-            return g.eq_(self.scratch.classes)
-        return g.copy_(target)  # of two classes, the label is the second one's channel
+        labels = self.recipe.rules.labels and self.recipe.activation != "pair"  # of two, the second one's channel
+        if target.dtype != self.scratch.dtype:
+            target = self.scratch.take("label" if labels else "g", target.shape).copy_(target)
+        return torch.eq(target, self.scratch.classes, out=self.scratch.take("g", self.z.shape)) if labels else target
 
     def probabilities(self) -> Tensor:
         """Return the probabilities of the part."""
@@ -111,14 +116,20 @@ class Part:
 
     def total(self, x: Tensor) -> Tensor:
         """Return the weighted sum of (B, C, *S) over the voxels: float32 will do, where no term is negative."""
-        return (x if self.w is None else x * self.w).flatten(2).sum(2)
+        x = x if self.w is None else torch.mul(x, self.w, out=self.scratch.take("weighted", x.shape))
+        return x.sum(self.axes)
 
     def sums(self) -> Tensor:
         """Return the part's share of the sums, (5 to 7, B, C)."""
-        g, p, extra, more = self.g, self.probabilities(), self.recipe.extra, []
+        g, p, extra = self.g, self.probabilities(), self.recipe.extra
+        n = (
+            p.new_full(p.shape[:2], math.prod(p.shape[2:]))
+            if self.w is None
+            else self.w.sum(self.axes).expand(p.shape[:2])
+        )
         if self.empty:
-            return self.sums_of_background(p)
-        n = g.new_full(g.shape[:2], math.prod(g.shape[2:])) if self.w is None else self.total(torch.ones_like(g))
+            return self.sums_of_background(p, n)
+        size, predicted, more = self.total(g), self.total(p), []
         if extra == "squares":
             more = [self.total(p * p), self.total(g * g)]
         elif extra == "errors":
@@ -127,64 +138,95 @@ class Part:
             more = [self.total(missed), self.total(errors.sub_(missed))]
         product = torch.mul(p, g, out=self.scratch.take("product", p.shape))
         tp = self.total(product)
-        added = torch.sub(p, product, out=self.scratch.take("p", p.shape))
-        fp = self.total(added)
-        fn = self.total(torch.sub(g, product, out=product))
-        if extra == "negatives":
-            more = [self.total(torch.add(g, added, out=product).neg_().add_(1))]
-        return torch.stack([n, self.total(g), tp, fp, fn, *more])
+        fp, fn = predicted - tp, size - tp
+        tn = [n - size - fp] if extra == "negatives" else []
+        if self.may_have_cancelled([fp, fn, *tn], [tp, tp, n][: 2 + len(tn)]):
+            added = torch.sub(p, product, out=self.scratch.take("p", p.shape))
+            fp, fn = self.total(added), self.total(torch.sub(g, product, out=product))
+            tn = [self.total(torch.add(g, added, out=product).neg_().add_(1))] if tn else []
+        return torch.stack([n, size, tp, fp, fn, *tn, *more])
 
-    def sums_of_background(self, p: Tensor) -> Tensor:
+    def may_have_cancelled(self, differences: list[Tensor], terms: list[Tensor]) -> bool:
+        """Return whether a difference of float32 sums may be too small beside its terms to be exact."""
+        if self.z.device.type != "cpu":  # where to look takes longer than to add up once more
+            return True
+        return bool((torch.stack(differences) < torch.stack(terms) / 16).any())
+
+    def sums_of_background(self, p: Tensor, n: Tensor) -> Tensor:
         """Return the sums of a part without foreground."""
-        n, fp = p.new_full(p.shape[:2], math.prod(p.shape[2:])), self.total(p)
-        zero, more = torch.zeros_like(fp), []
+        fp, more = self.total(p), []
+        zero = torch.zeros_like(fp)
         if self.recipe.extra == "squares":
             more = [self.total(p * p), zero]
         elif self.recipe.extra == "negatives":
-            more = [self.total(torch.neg(p, out=self.scratch.take("p", p.shape)).add_(1))]
+            more = [n - fp]
+            if self.may_have_cancelled(more, [n]):
+                more = [self.total(torch.neg(p, out=self.scratch.take("p", p.shape)).add_(1))]
         return torch.stack([n, zero, zero, fp, zero, *more])
 
-    def gradient(self, upstream: Tensor, out: Tensor) -> None:
-        """Write the gradient of the part's logits, given that of the sums, (5 to 7, B, C)."""
-        h, activation, first = self.gradient_of_probabilities(upstream), self.recipe.activation, None
-        if activation == "pair":
-            first, out = out[:, :1], out[:, 1:]
-        into = out if out.dtype == h.dtype and activation is not None else h
+    def gradient(self, slopes: Slopes, out: Tensor) -> None:
+        """Write the gradient of the part's logits."""
+        activation, pair = self.recipe.activation, self.recipe.activation == "pair"
+        both, out = out, out[:, 1:] if pair else out
+        h = out if out.dtype == self.scratch.dtype else self.scratch.take("h", out.shape)
+        self.gradient_of_probabilities(slopes, h)
         if activation == "softmax":
             p = self.probabilities().clamp_(min=math.exp(-STEEPEST_LOGIT))
-            mean = torch.sum(h.mul_(p), 1, keepdim=True, out=self.scratch.take("mean", h[:, :1].shape))
-            torch.addcmul(h, p, mean, value=-1, out=into)
+            mean = torch.sum(h.mul_(p), 1, keepdim=True, out=self.scratch.take("label", h[:, :1].shape))
+            h.addcmul_(p, mean, value=-1)
         elif activation is not None:
-            # The slope p (1 - p) is exact on both sides for the p of minus the logit's size.
-            p = torch.abs(self.z, out=self.scratch.take("p", h.shape)).neg_().clamp_(min=-STEEPEST_LOGIT).sigmoid_()
-            torch.ops.aten.sigmoid_backward.grad_input(h, p, grad_input=into)
-        if into is h:
+            times_slope_of_sigmoid(h, self.z, self.scratch.take("p", h.shape))
+        if h is not out:
             out.copy_(narrowed(h, out.dtype))
-        if first is not None:
-            torch.neg(out, out=first)
+        if pair:
+            torch.neg(out, out=both[:, :1])
 
-    def gradient_of_probabilities(self, upstream: Tensor) -> Tensor:
-        """Return the gradient of the part's probabilities, given that of the sums."""
-        extra, g, more = self.recipe.extra, self.g, []
-        h = self.scratch.take("g", g.shape)
-        _, _, of_tp, of_fp, of_fn, *of_more = spread(upstream, g.ndim + 1)
-        foreground, background = of_tp - of_fn, of_fp - of_more[0] if extra == "negatives" else of_fp
-        if extra == "errors":
-            missed, added = (x.to(h.dtype) for x in of_more)
-            more = [torch.lerp(added, missed, g).mul_(self.probabilities() - g)]
+    def gradient_of_probabilities(self, slopes: Slopes, h: Tensor) -> None:
+        """Write the gradient of the part's probabilities into ``h``."""
+        extra, g = self.recipe.extra, self.g
         if self.empty:
-            h[:] = background
+            h[:] = slopes.background
         else:
-            # A line in g through the smaller of its two ends, which would drown in rounding errors of the larger one.
-            origin = background.abs() > foreground.abs()
-            line = (origin, foreground - background, torch.where(origin, foreground, background))
-            start, slope, offset = (x.to(h.dtype) for x in line)
-            torch.sub(g, start, out=h).mul_(slope).add_(offset)
+            ahead = g if slopes.start is None else torch.sub(g, slopes.start, out=h)
+            torch.mul(ahead, slopes.rise, out=h).add_(slopes.offset)
         if extra == "squares":
-            h.addcmul_(self.probabilities(), of_more[0].to(h.dtype), value=2)
-        for term in more:
-            h.add_(term, alpha=2)
-        return h if self.w is None else h.mul_(self.w)
+            h.addcmul_(self.probabilities(), slopes.more[0], value=2)
+        elif extra == "errors":
+            missed, added = slopes.more
+            h.add_(torch.lerp(added, missed, g).mul_(self.probabilities() - g), alpha=2)
+        if self.w is not None:
+            h.mul_(self.w)
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """The gradient of a voxel's probability as a function of its target g, (g - start) rise + offset.
+
+    The line starts at the smaller of its two ends, which would drown in rounding errors of the larger one.
+    """
+
+    start: Tensor | None  # 0 where the line starts at the background; None for 0 everywhere
+    rise: Tensor
+    offset: Tensor
+    background: Tensor
+    more: Sequence[Tensor]  # gradient of the squares or errors
+
+    @classmethod
+    def of(cls, upstream: Tensor, recipe: Recipe, like: Tensor) -> Slopes:
+        """Read the gradient of the sums, (5 to 7, B, C), for volumes like ``like``."""
+        _, _, of_tp, of_fp, of_fn, *more = spread(upstream, like.ndim + 1)
+        foreground, background = of_tp - of_fn, of_fp - more[0] if recipe.extra == "negatives" else of_fp
+        at_foreground = background.abs() > foreground.abs()
+        values = (foreground - background, torch.where(at_foreground, foreground, background), background, *more)
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        rise, offset, background, *more = (x.to(dtype) for x in values)
+        none = like.device.type == "cpu" and not bool(at_foreground.any())  # elsewhere the question costs more
+        return cls(None if none else at_foreground.to(dtype), rise, offset, background, more)
+
+    def __getitem__(self, samples: slice) -> Slopes:
+        start = None if self.start is None else self.start[samples]
+        more = [x[samples] for x in self.more]
+        return Slopes(start, self.rise[samples], self.offset[samples], self.background[samples], more)
 
 
 class FusedCounts(Function):
@@ -197,13 +239,16 @@ class FusedCounts(Function):
         """Return the sums, (5 to 7, B, C)."""
         ctx.save_for_backward(input, target, mask)
         ctx.recipe, ctx.plain = recipe, plain
-        shares = [(where[0], part.sums(), part.empty) for where, part in walk(input, target, mask, recipe)]
-        ctx.empty = [empty for *_, empty in shares]
-        kinds, _, classes = shares[0][1].shape
-        total = torch.zeros(kinds, input.shape[0], classes, dtype=accumulator_dtype(input), device=input.device)
-        for samples, share, _ in shares:
-            total[:, samples].add_(share)
-        return total
+        rows: list[int] = []
+        shares, ctx.empty = [], []
+        for (samples, *_), part in walk(in_rows(input, target, mask), recipe):
+            shares.append(part.sums())
+            rows += range(input.shape[0])[samples]
+            ctx.empty.append(part.empty)
+        kinds, _, classes = shares[0].shape
+        dtype, device = accumulator_dtype(input), input.device
+        total = torch.zeros(kinds, input.shape[0], classes, dtype=dtype, device=device)
+        return total.index_add_(1, torch.tensor(rows, device=device), torch.cat(shares, 1).to(dtype))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -214,17 +259,27 @@ class FusedCounts(Function):
             (gradient,) = torch.autograd.grad(sums, input, upstream, create_graph=True)
             return gradient, None, None, None, None
         gradient = torch.empty_like(input)
-        for where, part in walk(input, target, mask, ctx.recipe, ctx.empty):
-            part.gradient(upstream[0][:, where[0]], gradient[where])
+        *tensors, into = in_rows(input, target, mask, gradient)
+        slopes = Slopes.of(upstream[0], ctx.recipe, into)
+        for where, part in walk(tensors, ctx.recipe, ctx.empty):
+            part.gradient(slopes if len(input) == 1 else slopes[where[0]], into[where])
         return gradient, None, None, None, None
 
 
-def walk(
-    input: Tensor, target: Tensor, mask: Tensor | None, recipe: Recipe, empty: Sequence[bool] | None = None
-) -> Iterator[tuple[Slices, Part]]:
-    """Yield where each part is and the part, which lives until the next one; ``empty`` is known in a second walk."""
-    scratch = None
+def in_rows(*tensors: Tensor | None) -> list[Any]:
+    """Return views (B, C, N) of (B, C, *S), which are cheaper to cut, or the tensors where not all are contiguous."""
+    if all(x is None or x.is_contiguous() for x in tensors):
+        return [None if x is None else x.flatten(2) for x in tensors]
+    return list(tensors)
+
+
+def walk(tensors: Sequence[Any], recipe: Recipe, empty: Sequence[bool] | None = None) -> Iterator[tuple[Slices, Part]]:
+    """Yield where each part of input, target and mask is, and the part, which lives until the next one.
+
+    In a second walk it is known which parts are empty.
+    """
+    input, target, mask = tensors
+    scratch = Scratch(input)
     for where, known in zip(parts(input, recipe.parts), empty or itertools.repeat(None), strict=False):
-        scratch = scratch or Scratch(input, input[where].numel())  # the first part is the largest
         of_mask = None if mask is None else mask[where]
         yield where, Part(recipe, scratch, input[where], target[where], of_mask, known)

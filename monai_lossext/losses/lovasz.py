@@ -12,10 +12,10 @@ from torch.autograd import Function
 
 from .base import ClasswiseLoss
 from .parts import Slices, spread
-from .paths import fused
+from .paths import fused, known
 from .precision import accumulator_dtype, probabilities, promoted
 from .reading import Reading
-from .sorting import descending
+from .sorting import descending, pieces
 from .walks import each_voxel, everything
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class LovaszLoss(ClasswiseLoss):
             self.empty == "penalize",
         )
         present = size > 0
-        value = self.settled(value, torch.where(self.counted(present, first), n, 0.0), [(~present, value)])
+        value = self.settled(value, torch.where(self.counted(present, first), n, 0.0), [(~present, lambda: value)])
         return value.to(torch.promote_types(reading.input.dtype, torch.float32))
 
     def _errors(self, reading: Reading, first: int) -> Tensor:
@@ -251,7 +251,8 @@ def jaccard_extension(
             errors, target, weights, first, penalize
         )
         return extension
-    slope, n, size = jaccard_slopes(errors, target, weights, first, penalize)
+    slope = torch.empty_like(errors)
+    n, size = jaccard_slopes(errors.detach(), target, weights, first, penalize, slope)
     return (errors * slope).sum(-1, dtype=accumulator_dtype(errors)), n, size
 
 
@@ -272,9 +273,8 @@ class JaccardExtension(Function):
             )
             assert some_target is not None
             begin = None if first is None else first + channels.start
-            slope, n[here], size[here] = jaccard_slopes(errors[here], some_target, some_weights, begin, penalize)
-            value[here] = (errors[here] * slope).sum(-1, dtype=value.dtype)
-            slopes[here] = slope
+            n[here], size[here] = jaccard_slopes(errors[here], some_target, some_weights, begin, penalize, slopes[here])
+            value[here] = (errors[here] * slopes[here]).sum(-1, dtype=value.dtype)
         ctx.save_for_backward(slopes)
         ctx.mark_non_differentiable(n, size)
         return value, n, size
@@ -298,43 +298,56 @@ def rows(shape: Sequence[int], device: torch.device) -> Iterator[tuple[slice, sl
 
 @torch.no_grad()
 def jaccard_slopes(
-    errors: Tensor, target: Tensor, weights: Tensor | None, first: int | None, penalize: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return by how much the Jaccard loss grows as each voxel joins the wrong ones, from the largest error on.
+    errors: Tensor, target: Tensor, weights: Tensor | None, first: int | None, penalize: bool, slope: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Find by how much the Jaccard loss grows as each voxel joins the wrong ones, from the largest error on.
 
-    Takes the arguments of :func:`jaccard_extension`.
+    Takes the arguments of :func:`jaccard_extension`, and ``slope``, of the shape of the errors, to write into: each
+    voxel's slope, 0 where the weight is.
 
     Returns:
-        The slope of each voxel (B, C, N), 0 where the weight is; the weighted number of voxels and of voxels of the
-        class, both (B, C) in float64.
+        The weighted number of voxels and of voxels of the class, both (B, C) in float64.
     """
-    dtype = accumulator_dtype(errors) if errors.shape[-1] >= COUNTS_IN_FLOAT32 else errors.dtype
+    exact = accumulator_dtype(errors)
+    dtype = exact if errors.shape[-1] >= COUNTS_IN_FLOAT32 else errors.dtype
     order = descending(errors)
-    g = (target if first is None else target.to(torch.int16)).expand_as(errors).gather(2, order)
     if first is not None:
-        g = g == torch.arange(first, first + errors.shape[1], device=errors.device, dtype=g.dtype)[:, None]
-    g = g.to(dtype)
-    w = None if weights is None else weights.expand_as(errors).gather(2, order).to(dtype)
-    found = (g if w is None else w * g).cumsum(-1)
-    if w is None:
-        joined = torch.arange(1, errors.shape[-1] + 1, dtype=dtype, device=errors.device).expand_as(errors)
-    else:
-        joined = w.cumsum(-1)
-    n, size = joined[..., -1], found[..., -1].clone()
-    # Delta_k - Delta_(k-1) in closed form: the difference of two numbers near 1 would lose all digits of a slope.
-    # (g union + (1 - g) left) / (before union), which is worked out in the memory of its terms
-    left = found.neg_().add_(size[..., None])
-    step = torch.addcmul(left, g, joined)
-    union = left.add_(joined)
-    missed = g.neg_().add_(1.0) if w is None else g.neg_().add_(1.0).mul_(w)
-    before = torch.sub(union, missed, out=missed)
-    step.div_(union).div_(before)
-    if w is None:
-        step.masked_fill_(before <= 0, 1.0)
-    else:
-        step = torch.where(before > 0, step.mul_(w), (w > 0).to(dtype))
-    slope = torch.empty_like(errors).scatter_(2, order, step.to(errors.dtype))
-    if penalize:
+        target = target.to(torch.int16)
+        classes = torch.arange(first, first + errors.shape[1], device=errors.device, dtype=target.dtype)[:, None]
+    target = target.expand_as(errors)
+    weights = None if weights is None else weights.expand_as(errors)
+
+    def read(some: slice) -> tuple[Tensor, Tensor | None]:
+        """Return target and weights of some voxels in the order of their errors."""
+        g = target.gather(2, order[..., some])
+        g = (g if first is None else g == classes).to(dtype)
+        return g, None if weights is None else weights.gather(2, order[..., some]).to(dtype)
+
+    n, size = errors.new_zeros(2, *errors.shape[:2], dtype=exact)
+    for some in pieces(errors.shape[-1]):
+        g, w = read(some)
+        size += (g if w is None else w * g).sum(-1, dtype=exact)
+        n += g.shape[-1] if w is None else w.sum(-1, dtype=exact)
+    in_all = size[..., None].to(dtype)
+    found, joined = torch.zeros_like(in_all), torch.zeros_like(in_all)  # among those with larger errors
+    for some in pieces(errors.shape[-1]):
+        g, w = read(some)
+        found = (g if w is None else w * g).cumsum(-1).add_(found)
+        joined = (torch.ones_like(g) if w is None else w).cumsum(-1).add_(joined)
+        # Delta_k - Delta_(k-1) in closed form: the difference of two numbers near 1 would lose all digits of a slope.
+        # (g union + (1 - g) left) / (before union)
+        left = (in_all - found).clamp_(min=0)
+        step = torch.addcmul(left, g, joined)
+        union = left.add_(joined)
+        before = union - (1 - g if w is None else (1 - g) * w)
+        step.div_(union).div_(before)
+        if w is None:
+            step.masked_fill_(before <= 0, 1.0)
+        else:
+            step = torch.where(before > 0, step.mul_(w), (w > 0).to(dtype))
+        slope.scatter_(2, order[..., some], step.to(errors.dtype))
+        found, joined = found[..., -1:], joined[..., -1:]
+    if penalize and not known(size > 0):
         even = (1.0 if weights is None else weights.to(slope.dtype)) / n.clamp(min=1e-30).to(slope.dtype)[..., None]
-        slope = torch.where(size[..., None] > 0, slope, even)
-    return slope, n.to(accumulator_dtype(errors)), size.to(accumulator_dtype(errors))
+        slope.copy_(torch.where(size[..., None] > 0, slope, even))
+    return n, size

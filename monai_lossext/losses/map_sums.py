@@ -12,7 +12,14 @@ from torch.autograd import Function
 
 from .parts import parts, spread
 from .paths import fused
-from .precision import STEEPEST_LOGIT, Activation, accumulator_dtype, narrowed, probabilities
+from .precision import (
+    STEEPEST_LOGIT,
+    Activation,
+    accumulator_dtype,
+    narrowed,
+    probabilities,
+    times_slope_of_sigmoid,
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class MapSum:
         if self.first:
             weight = torch.cat([torch.zeros_like(p[:, : self.first]), weight], 1)
         if self.activation == "sigmoid":
-            return weight.mul_(slope_of_sigmoid(z))
+            return times_slope_of_sigmoid(weight, z)
         step = weight.mul_(p.clamp_(min=math.exp(-STEEPEST_LOGIT)))
         return step.addcmul_(p, step.sum(1, keepdim=True), value=-1)
 
@@ -113,12 +120,6 @@ def widened(x: Tensor) -> Tensor:
 def shifted(distances: Tensor, shift: float) -> Tensor:
     """Return signed distances with those inside, which are negative, nearer to 0 by ``shift``."""
     return torch.sub(distances, distances.sign().clamp_(max=0), alpha=shift) if shift else distances  # where is slow
-
-
-def slope_of_sigmoid(z: Tensor) -> Tensor:
-    """Return p (1 - p), exact on both sides and held beyond the steepest logit."""
-    p = z.abs().neg_().clamp_(min=-STEEPEST_LOGIT).sigmoid_()
-    return p.addcmul_(p, p, value=-1)
 
 
 def above_half(input: Tensor, activation: Activation) -> Tensor:

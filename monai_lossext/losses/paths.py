@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
@@ -16,6 +17,14 @@ def fused() -> bool:
     if torch.compiler.is_compiling():
         return False
     return not _plain.get() and not torch._C._are_functorch_transforms_active()
+
+
+def known(condition: Tensor) -> bool:
+    """Return whether a condition is known to hold everywhere, which spares the arithmetic for where it does not.
+
+    It is only looked at where that is cheap: on a CPU, and where :func:`fused` allows to branch on values.
+    """
+    return condition.device.type == "cpu" and fused() and bool(condition.all())
 
 
 @contextmanager

@@ -80,3 +80,17 @@ def probabilities(logits: Tensor, activation: Activation) -> Tensor:
         return torch.softmax(held(z - z.detach().logsumexp(1, keepdim=True), -STEEPEST_LOGIT), 1)
     assert not isinstance(activation, str)
     return promoted(activation(z))
+
+
+def times_slope_of_sigmoid(h: Tensor, z: Tensor, scratch: Tensor | None = None) -> Tensor:
+    """Multiply ``h`` in place with p (1 - p), exact on both sides and held beyond the steepest logit.
+
+    Args:
+        h: any shape, at least float32.
+        z: logits, of the same shape and dtype.
+        scratch: memory of that shape and dtype to compute in, or None.
+    """
+    # p of minus the logit's size is the smaller of p and 1 - p, and neither is rounded to 1.
+    p = torch.abs(z, out=scratch).neg_().clamp_(min=-STEEPEST_LOGIT).sigmoid_()
+    torch.ops.aten.sigmoid_backward.grad_input(h, p, grad_input=h)
+    return h

@@ -38,24 +38,28 @@ class Rules:
         Raises:
             ValueError: when a label, a target's value or a voxel weight is out of range.
         """
-        target, kept = self._without_ignored(target)
+        target, kept = self.without_ignored(target)
         if check:
-            self._check(target)
-            _check_weights(mask)
+            self.check(target, mask)
+        input, weight = self.weigh(input, mask, kept)
+        return input, target, weight
+
+    def weigh(self, input: Tensor, mask: Tensor | None, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the input, of which voxels without weight are neutral, and the voxel weights or None."""
         weight = _joined(mask, kept)
         if weight is not None:
             visible = weight != 0
             if not self.elementwise:  # a softmax needs all channels of a voxel of which any counts
                 visible = visible.any(1, keepdim=True)
             input = torch.where(visible, input, torch.zeros_like(input))  # not even NaN gets through
-        return input, target, weight
+        return input, weight
 
     def weighs_channels(self, mask: Tensor | None) -> bool:
         """Return whether the channels of one voxel may have different weights."""
         apart = self.ignore_index is not None and not self.labels and not 0 <= self.ignore_index < self.channels
         return self.channels > 1 and (apart or (mask is not None and mask.shape[1] > 1))
 
-    def _without_ignored(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
+    def without_ignored(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """Replace ignored labels by 0 and return which voxels (or elements) are kept."""
         index = self.ignore_index
         if index is None:
@@ -65,15 +69,27 @@ class Rules:
             return torch.where(kept, target, torch.zeros_like(target)), kept
         return target, target[:, index : index + 1] <= 0.5
 
-    def _check(self, target: Tensor) -> None:
-        """Raise ValueError unless class indices are integers in 0..C-1, or targets in channels lie in [0, 1]."""
+    def check(self, target: Tensor, mask: Tensor | None) -> float | None:
+        """Check that class indices are integers in 0..C-1, targets in channels in [0, 1] and weights finite.
+
+        Args:
+            target: as for :meth:`read`, without ignored labels.
+            mask: as for :meth:`read`.
+
+        Returns:
+            The highest value of the target, or None where nothing was looked at.
+
+        Raises:
+            ValueError: when a value is out of range.
+        """
+        _check_weights(mask)
         if target.dtype == torch.bool or target.numel() == 0:
-            return
+            return None
         highest = self.channels - 1 if self.labels else 1
         if torch.compiler.is_compiling():  # a graph cannot branch on values, but it can stop
             inside = ((target >= 0) & (target <= highest)).all()
             torch._assert_async(inside, f"target out of range, expected 0..{highest}")
-            return
+            return None
         low, high = _range(target)
         bad = low if not low >= 0 else high if not high <= highest else None
         if bad is None and self.labels and target.is_floating_point():
@@ -82,6 +98,7 @@ class Rules:
         if bad is not None:
             expected = f"integer labels 0..{highest}" if self.labels else "values in [0, 1]"
             raise ValueError(f"target holds {bad}, expected {expected} for an input of {self.channels} channel(s).")
+        return high
 
 
 def _check_weights(mask: Tensor | None) -> None:

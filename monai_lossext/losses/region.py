@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import OverlapLoss, RegionLoss, fraction, mean, non_negative, one_of, positive, safe_pow
+from .base import OverlapLoss, RegionLoss, Undecided, fraction, mean, non_negative, one_of, positive, safe_pow
 from .counts import Counts
 from .precision import held
 from .reading import Reading
@@ -262,11 +262,16 @@ class ScaledGeneralizedDiceLoss(OverlapLoss):
         """Return the value as it is: class weights are inside of it."""
         return value
 
-    def undecided(self, counts: Counts) -> list[tuple[Tensor, Tensor]]:
+    def undecided(self, counts: Counts) -> Undecided:
         """Return samples without any class, with the weighted mean over the classes of the predicted probability."""
-        annotated = super().weighted((counts.n > 0).to(counts.n))
-        wrong = (annotated * mean(counts.p, counts.n)).sum(1, keepdim=True)
-        return [((counts.g <= 0).all(1, keepdim=True), mean(wrong, annotated.sum(1, keepdim=True)))]
+
+        def wrong() -> Tensor:
+            annotated = weighted((counts.n > 0).to(counts.n))
+            of_classes = (annotated * mean(counts.p, counts.n)).sum(1, keepdim=True)
+            return mean(of_classes, annotated.sum(1, keepdim=True))
+
+        weighted = super().weighted  # the classes' weights, which this class applies before they are joined
+        return [((counts.g <= 0).all(1, keepdim=True), wrong)]
 
 
 class PenaltyGeneralizedDiceLoss(ScaledGeneralizedDiceLoss):
@@ -457,13 +462,16 @@ class MatthewsCorrelationLoss(RegionLoss):
         """Return one minus the coefficient, (B, C), or with ``multiclass`` (B, 1)."""
         return (_one_minus_gorodkin if self.multiclass else _one_minus_matthews)(counts, self.smooth)
 
-    def undecided(self, counts: Counts) -> list[tuple[Tensor, Tensor]]:
+    def undecided(self, counts: Counts) -> Undecided:
         """Return classes without foreground and classes without background, with the mean wrong probability."""
         full = (counts.n - counts.g <= 1e-12 * counts.n) & (counts.g > 0)
-        wrong = mean(counts.fn, counts.n)
+
+        def missed() -> Tensor:
+            return mean(counts.fn, counts.n)
+
         if self.multiclass:
-            return [(full.any(1, keepdim=True), torch.where(full, wrong, 0.0).sum(1, keepdim=True))]
-        return [*super().undecided(counts), (full, wrong)]
+            return [(full.any(1, keepdim=True), lambda: torch.where(full, missed(), 0.0).sum(1, keepdim=True))]
+        return [*super().undecided(counts), (full, missed)]
 
 
 def log_cosh(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .base import VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, saf
 from .distances import border_penalty, checked_spacing, class_masks, mean_distance, penalty_regions, visible
 from .likelihoods import Part, Voxels
 from .parts import spread
-from .paths import fused
+from .paths import fused, known
 from .precision import accumulator_dtype, probabilities
 from .reading import Reading
 from .sorting import descending, largest
@@ -215,9 +215,10 @@ class TopKCrossEntropyLoss(VoxelLoss):
             kept = hardest(losses(*self.factors(voxels)), voxels.weight, percentage=self.k)
         else:
             nll = losses(*voxels.per_class(1.0, 1.0))
-            kept = (nll > -math.log(self.threshold)).to(nll.dtype)
+            kept = nll > -math.log(self.threshold)
             if self.min_kept:
-                kept = kept.maximum(hardest(losses(*self.factors(voxels)), voxels.weight, n=self.min_kept))
+                least = hardest(losses(*self.factors(voxels)), voxels.weight, n=self.min_kept)
+                kept = torch.maximum(kept.to(nll.dtype), least.to(nll.dtype))
         return kept, kept
 
 
@@ -478,16 +479,19 @@ def check_kept(k: float, threshold: float | None, min_kept: float) -> None:
 
 @torch.no_grad()
 def hardest(value: Tensor, weight: Tensor, *, n: float = 0.0, percentage: float | None = None) -> Tensor:
-    """Return 1 for the n voxels of the largest values, a part of 1 for the last, else 0; a weight of 2 is 2 voxels.
+    """Return 1 (or True) for the n largest values, a part of 1 for the last, else 0; a weight of 2 is 2 voxels.
 
     A percentage in the place of n is one of all voxels, and at least one voxel.
     """
-    value = torch.where(weight > 0, value, -torch.inf)
+    alike = known(weight == 1)
+    value = value if alike else torch.where(weight > 0, value, -torch.inf)
     number: Tensor | float = n
     if percentage is not None:
-        number = (weight.sum(dtype=accumulator_dtype(weight)) * percentage / 100).floor().clamp(min=1)
-    if fused() and bool(((weight == 0) | (weight == 1)).all()):
-        return largest(value, int(number)).to(value.dtype)
+        exact = accumulator_dtype(weight)
+        counted = torch.tensor(weight.numel(), dtype=exact) if alike else weight.sum(dtype=exact)
+        number = (counted * percentage / 100).floor().clamp(min=1)
+    if alike or (fused() and bool(((weight == 0) | (weight == 1)).all())):
+        return largest(value, int(number))
     order = descending(value.flatten())
     sorted_weight = weight.flatten()[order].to(accumulator_dtype(weight))
     before = sorted_weight.cumsum(0) - sorted_weight

@@ -41,6 +41,29 @@ def test_tiny_foreground_in_a_large_volume_counts_exactly(labels, offset):
         torch.testing.assert_close(got, want.sum((2, 3, 4)), rtol=1e-5, atol=8 * 6e-8)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize("gap", [1.0, 3.0, 6.0, 12.0])
+@pytest.mark.parametrize("right", [True, False])
+def test_few_errors_count_as_exactly_as_many(channels, gap, right):
+    """Sums of errors that are far smaller than what they are the difference of, up to a millionth part."""
+    generator = torch.Generator().manual_seed(0)
+    label = torch.randint(0, max(channels, 2), (1, 1, 80, 64, 64), generator=generator)
+    g = cases.one_hot(label, channels) if channels > 1 else label
+    z = gap * (2 * g - 1 if right else 1 - 2 * g).float() + 0.5 * torch.randn(g.shape, generator=generator)
+    rules, activation = Rules(channels > 1, channels, None, channels == 1), "softmax" if channels > 1 else "sigmoid"
+    counts = Counts.of(soft_counts(z, label, rules=rules, activation=activation, extra="negatives"), "negatives")
+    z, g = z.double(), g.double()
+    p = z.softmax(1) if channels > 1 else z.sigmoid()
+    for got, want in (
+        (counts.tp, p * g),
+        (counts.fp, p * (1 - g)),
+        (counts.fn, (1 - p) * g),
+        (counts.tn, (1 - p) * (1 - g)),
+    ):
+        # 1 - p of a float32 probability near 1 is exact to 6e-8, up or down, for each voxel
+        torch.testing.assert_close(got, want.sum((2, 3, 4)), rtol=1e-5, atol=6e-8 * label.numel() ** 0.5)
+
+
 def test_counts_are_never_negative():
     p = torch.tensor([[[1.0, 1.0, 1e-20]]])
     sums = soft_counts(p, torch.ones(1, 1, 3), rules=Rules(False, 1, None, True), activation=None)
