@@ -128,8 +128,8 @@ class MatthewsWithoutFalseNegatives(MatthewsCorrelationLoss):
 
 
 class AbsentClassesAreFree(SoftDiceLoss):
-    def undecided(self, counts: Counts) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(counts.g <= 0, torch.zeros_like(counts.p))]
+    def undecided(self, counts: Counts) -> Any:
+        return [(counts.g <= 0, lambda: torch.zeros_like(counts.p))]
 
 
 class BackgroundDroppedBeforeSoftmax(SoftDiceLoss):
