@@ -283,7 +283,7 @@ def safe_name(name: str) -> str:
     ('soft_dice', 'Tversky-0.3-0.7-2b5ee4', 'etc-44d24a')
     """
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:60]
-    if cleaned == name:
+    if name and cleaned == name:
         return name
     return f"{cleaned or 'loss'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 

@@ -19,7 +19,8 @@ def _one(kind: str | list[str], description: str, **more: Any) -> dict[str, Any]
 
 
 def _several(items: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"type": "array", "items": {**items, "description": description}, "minItems": 1, "description": description}
+    items = {**items, "description": items["description"] or description}
+    return {"type": "array", "items": items, "minItems": 1, "description": description}
 
 
 # A message about a value is made of the description beside it: "expected a number of epochs, got 0".
