@@ -2,9 +2,9 @@
 
     python benchmarks/compare_overhead.py --rounds 3 --epochs 2
 
-By hand: `python -m monai.bundle run` with train.yaml and a loss, then with evaluate.yaml, one process each. The study: the
-same run handed to `run_study`, checked beforehand, as `python -m monai_lossext compare` does it. What a study does once,
-whatever its number of runs (its own start, the check of the data set, the report), is told apart.
+By hand: `python -m monai.bundle run` with train.yaml and a loss, then with evaluate.yaml, one process each. The study:
+the same run handed to `run_study`, as `python -m monai_lossext compare` does it. What a study does once, whatever its
+number of runs (its own start, the check of the data set, the report), is not in the ratio.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def plan_study(
         if section == "validation":
             raise StudyError("--section: with folds the cases that each leaves out are scored, which is testing")
     if str(dataset_dir) != "synthetic":
-        if not Path(dataset_dir).expanduser().is_dir():
+        if check and not Path(dataset_dir).expanduser().is_dir():
             raise StudyError(f"--dataset-dir: there is no folder {dataset_dir}")
         dataset_dir = _folder(dataset_dir, "dataset-dir")
     protocol = tuple(_file(path, "config") for path in configs)

@@ -93,7 +93,8 @@ class RayExecutor:
             ray.init(**options, logging_level=logging.WARNING)
         except (ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise StudyError(f"--address: cannot use the Ray cluster {execution.address}: {error}") from error
-        self._check_resources(execution)
+        if execution.address is None:
+            self._check_resources(execution)
         threads = execution.threads or max(1, int(execution.cpus))
         self.environment = {"OMP_NUM_THREADS": str(threads)}
         self.do_job = ray.remote(do_job).options(
@@ -101,13 +102,13 @@ class RayExecutor:
         )
 
     def _check_resources(self, execution: Execution) -> None:
-        """Refuse what the cluster can never give; Ray would wait for it, as for a machine that is still to come."""
-        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        """Refuse what this machine has not; Ray would wait for it, as for a machine that is still to come."""
+        has = self.ray.cluster_resources()
         for option, resource, wanted in (("cpus", "CPU", execution.cpus), ("gpus", "GPU", execution.gpus)):
-            most = max((node.get(resource, 0) for node in nodes), default=0)
-            if wanted > most:
+            if wanted > has.get(resource, 0):
                 self.ray.shutdown()
-                raise StudyError(f"--{option}: expected at most {most:g}, as the largest machine has, got {wanted:g}")
+                most = has.get(resource, 0)
+                raise StudyError(f"--{option}: expected at most {most:g}, as this machine has, got {wanted:g}")
 
     def submit(self, job: Job) -> Future[str]:
         """Take a job."""

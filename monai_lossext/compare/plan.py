@@ -280,7 +280,7 @@ def safe_name(name: str) -> str:
     """Return a name for a folder or a file: the name itself if it is harmless, else what is left of it and a digest.
 
     >>> safe_name("soft_dice"), safe_name("Tversky 0.3/0.7"), safe_name("../../etc")
-    ('soft_dice', 'Tversky-0.3-0.7-2b5ee4', 'etc-44d24a')
+    ('soft_dice', 'Tversky-0.3-0.7-67a6d8', 'etc-74ccf3')
     """
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:60]
     if name and cleaned == name:

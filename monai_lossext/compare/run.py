@@ -63,9 +63,11 @@ def run_study(study: Study, watcher: Watcher, executor: Executor | None = None) 
     study.output.mkdir(parents=True, exist_ok=True)
     with study_lock(study.output):
         write_study(study)
-        with executor or make_executor(study.execution) as workers:
-            outcomes = _Progress(study, watcher, workers).all()
-    return [outcomes[run.folder] for run in study.runs()]
+        progress = _Progress(study, watcher)
+        if progress.waiting:
+            with executor or make_executor(study.execution) as workers:
+                progress.all(workers)
+    return [progress.outcomes[run.folder] for run in study.runs()]
 
 
 def write_study(study: Study) -> None:
@@ -103,32 +105,31 @@ def make_job(run: Run, session: str = "") -> Job:
 class _Progress:
     """Hands out the runs of a study and follows them."""
 
-    def __init__(self, study: Study, watcher: Watcher, executor: Executor) -> None:
+    def __init__(self, study: Study, watcher: Watcher) -> None:
         self.watcher = watcher
-        self.executor = executor
         self.session = uuid.uuid4().hex
-        self.finished: list[Run] = []
+        finished: list[Run] = []
         self.waiting: list[Run] = []
         begun: set[Path] = set()
         for run in study.runs():
             if is_finished(run.folder, run.section):
-                self.finished.append(run)
+                finished.append(run)
                 continue
             start = run.start  # it comes right before the first run that starts from it
             if start and start.folder not in begun:
                 begun.add(start.folder)
-                (self.finished if is_finished(start.folder, "") else self.waiting).append(start)
+                (finished if is_finished(start.folder, "") else self.waiting).append(start)
             self.waiting.append(run)
         self.futures: dict[Future[str], Run] = {}
         self.outcomes: dict[Path, Outcome] = {}
         self.started: set[Path] = set()
         self.epochs: dict[Path, int] = {}
-
-    def all(self) -> dict[Path, Outcome]:
-        """Do all runs, and return their outcomes by their folders."""
-        for run in self.finished:
+        for run in finished:
             self._end(Outcome(run, reused=True))
-        self._submit()
+
+    def all(self, executor: Executor) -> None:
+        """Do all runs that wait."""
+        self._submit(executor)
         while self.futures:
             done, _ = wait(self.futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for run in self.futures.values():
@@ -136,10 +137,9 @@ class _Progress:
             for future in done:
                 run = self.futures.pop(future)
                 self._end(Outcome(run, self._error(run, future.result)))
-            self._submit()
-        return self.outcomes
+            self._submit(executor)
 
-    def _submit(self) -> None:
+    def _submit(self, executor: Executor) -> None:
         """Hand out all runs that can begin, as far as the executor has room for them."""
         for run in list(self.waiting):
             start = self.outcomes.get(run.start.folder) if run.start else None
@@ -147,8 +147,8 @@ class _Progress:
                 self._end(Outcome(run, self._failed(run, f"{start.run.name}: {start.error}")))
             elif run.start and start is None:
                 continue  # until the pretraining has ended
-            elif len(self.futures) < self.executor.slots:
-                self.futures[self.executor.submit(make_job(run, self.session))] = run
+            elif len(self.futures) < executor.slots:
+                self.futures[executor.submit(make_job(run, self.session))] = run
             else:
                 continue
             self.waiting.remove(run)

@@ -35,7 +35,6 @@ class TerminalWatcher:
     def __init__(self, study: Study, console: Console) -> None:
         self.study = study
         self.console = console
-        self.started_runs = 0
         self.done: dict[Path, int] = {}  # epochs of the runs that have begun or ended
         self.begin: dict[Path, float] = {}
         starts = {run.start.folder: run.start for run in study.runs() if run.start}
@@ -61,9 +60,8 @@ class TerminalWatcher:
     def started(self, run: Run, resumed: bool) -> None:
         """Name the run whose training begins."""
         self.begin[run.folder] = time.monotonic()
-        self.started_runs = len(self.done) + 1
+        number = f"{len(self.done) + 1}/{len(self.runs)}"
         self.done[run.folder] = 0
-        number = f"{self.started_runs}/{len(self.runs)}"
         self.console.print(f"[bold]{number} {escape(run.name)}[/]: {'goes on' if resumed else 'starts'}")
         self.bar.update(self.task, description=escape(run.name))
 

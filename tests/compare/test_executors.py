@@ -149,7 +149,7 @@ def test_ray_gives_the_same_tables_though_a_worker_and_the_driver_are_killed(
 
 @needs_ray
 @pytest.mark.slow
-def test_what_the_cluster_never_has_is_refused(bundle: Path, pictures: Path, tmp_path: Path) -> None:
+def test_what_ray_cannot_give_is_refused(bundle: Path, pictures: Path, tmp_path: Path) -> None:
     write = ("--bundle", bundle, "--losses", "mcc", "--dataset-dir", pictures, "--output", tmp_path / "study")
     refused = Driver("run", *write, "--executor", "ray", "--gpus", 1000).run()
     assert refused.returncode == 2
@@ -165,3 +165,17 @@ def test_the_executor_decides_nothing_else(bundle: Path, pictures: Path, tmp_pat
         return study.runs()[0].settings()
 
     assert settings("local") == settings({"name": "ray", "gpus": 0.5})
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_worker_that_is_lost_too_often_is_a_failed_run(
+    bundle: Path, pictures: Path, write_overlay: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_overlay("mcc", fail="worker")
+    options = ("--losses", "mcc,SoftDiceLoss", "--dataset-dir", pictures, "--output", tmp_path / "study")
+    lost = Driver("run", "--bundle", bundle, *options, "--executor", "ray", "--retries", 0).run()
+    assert lost.returncode == 1
+    assert "1 of 2 runs failed" in lost.stderr
+    assert "MatthewsCorrelationLoss, seed 0: WorkerCrashedError: " in lost.stdout
+    assert "WorkerCrashedError" in read_state(tmp_path / "study" / "runs" / "mcc" / "seed-0")["error"]
