@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+from typer.core import TyperGroup
 
 import monai_lossext
+
+if TYPE_CHECKING:
+    from monai_lossext.compare.plan import Study
+    from monai_lossext.compare.run import Outcome
 
 app = typer.Typer(
     help="Segmentation losses for medical imaging, and honest comparisons between them.",
@@ -60,69 +65,245 @@ def _main(
     pass
 
 
-@app.command()
-def compare(
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to train.")],
-    losses: Annotated[str, typer.Option(help="With commas: class names, overlays of the bundle, or overlay files.")],
-    dataset_dir: Annotated[str, typer.Option(help="Folder of the data set, or 'synthetic' for phantoms.")],
-    output: Annotated[Path, typer.Option(help="Folder for runs and report. The same command continues a study.")],
+class _RunByDefault(TyperGroup):
+    """Takes ``compare STUDY`` and ``compare --bundle ...`` for ``compare run ...``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the missing command before the arguments."""
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+comparison = typer.Typer(
+    cls=_RunByDefault,
+    no_args_is_help=True,
+    help="Train a bundle under several losses and report which differences between them the data show."
+    " 'compare STUDY' and 'compare --bundle ...' mean 'compare run ...'.",
+)
+app.add_typer(comparison, name="compare")
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (YAML), or the folder of a study.")]
+
+
+@comparison.command("plan", help="Show what 'compare run' would do, what is finished already, and how long it takes.")
+@comparison.command("run", help="Do the runs of a study and write its report; goes on with a study that was stopped.")
+def _plan_or_run(
+    ctx: typer.Context,
+    study_file: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="A study file (YAML), or the folder of a study.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to train.")] = None,
+    losses: Annotated[
+        str | None, typer.Option(help="With commas: class names, overlays of the bundle, or overlay files.")
+    ] = None,
+    dataset_dir: Annotated[
+        str | None, typer.Option(help="Folder of the data set, or 'synthetic' for phantoms.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for runs and report. The same command continues a study.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every training (default: the bundle's).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings per loss, with seeds counted up from --seed.")] = 1,
-    section: Annotated[str, typer.Option(help="Cases to compare on: validation or testing.")] = "validation",
-    baseline: Annotated[str, typer.Option(help="Loss to compare with (default: soft_dice, or the first).")] = "",
+    seed: Annotated[int | None, typer.Option(help="Seed of the training (default: 0).")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trainings per loss, with seeds counted up from --seed (default: 1).")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="Leave out each of so many folds once; for heads.")] = None,
+    split_file: Annotated[Path | None, typer.Option(help="YAML or JSON with the cases of each part.")] = None,
+    section: Annotated[
+        str | None, typer.Option(help="Cases to compare on: validation (default) or testing (default with folds).")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Loss to compare with (default: soft_dice, or the first).")
+    ] = None,
     config: Annotated[
         list[Path] | None, typer.Option(help="Further config file for all losses, such as a protocol. Repeatable.")
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Config value for all losses. Repeatable.")
     ] = None,
-    skip_bad: SkipBad = False,
+    skip_bad: Annotated[
+        bool | None, typer.Option("--skip-bad", help="Leave out unusable cases instead of stopping.")
+    ] = None,
+    metrics: Annotated[str | None, typer.Option(help="With commas: scores to report (default: all).")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the trainings to compare (default: the bundle's).")
+    ] = None,
+    pretraining_loss: Annotated[
+        str | None, typer.Option(help="Train with this loss first; all losses start from its best weights.")
+    ] = None,
+    pretraining_epochs: Annotated[int | None, typer.Option(help="Epochs of that training.")] = None,
+    executor: Annotated[str | None, typer.Option(help="local (default) or ray.")] = None,
+    processes: Annotated[int | None, typer.Option(help="local: runs at the same time (default: 1).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each run (default: all, divided).")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="ray: address of a running cluster (default: starts one here).")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="ray: processors of each run (default: 1).")] = None,
+    gpus: Annotated[float | None, typer.Option(help="ray: GPUs of each run, or a fraction (default: 0).")] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="ray: how often a lost run goes on elsewhere (default: 3).")
+    ] = None,
 ) -> None:
-    """Train a bundle under several losses and report which differences between them the data show."""
-    from monai_lossext.compare.check import plan_study
+    import monai_lossext.compare.terminal  # noqa: F401 - what a study needs at its end is missed before it begins
     from monai_lossext.compare.plan import StudyError
-    from monai_lossext.compare.report import write_report
-    from monai_lossext.compare.results import read_results
-    from monai_lossext.compare.run import run_study
-    from monai_lossext.compare.terminal import TerminalWatcher, summary_table
     from monai_lossext.data import DatalistError
 
-    console = Console()
     pairs = [text.partition("=") for text in override or []]
+    asked: dict[str, Any] = {
+        "bundle": bundle,
+        "losses": _names(losses),
+        "dataset_dir": dataset_dir,
+        "output": output,
+        "epochs": epochs,
+        "seeds": None if seed is None and seeds is None else [*range(seed or 0, (seed or 0) + (seeds or 1))],
+        "folds": folds,
+        "split_file": split_file,
+        "section": section,
+        "baseline": baseline,
+        "configs": config,
+        "overrides": {key: value for key, _, value in pairs} or None,
+        "skip_bad": skip_bad,
+        "metrics": _names(metrics),
+        "learning_rate": learning_rate,
+    }
+    pretraining = {"loss": pretraining_loss, "epochs": pretraining_epochs}
+    options = {
+        "processes": processes,
+        "threads": threads,
+        "address": address,
+        "cpus": cpus,
+        "gpus": gpus,
+        "retries": retries,
+    }
+    asked = {key: value for key, value in asked.items() if value is not None}
+    for key, values in (("pretraining", pretraining), ("executor", {"name": executor, **options})):
+        given = {name: value for name, value in values.items() if value is not None}
+        if given:
+            asked[key] = given
     with _one_line(StudyError, DatalistError):
         if not all(equals for _, equals, _ in pairs):
             raise StudyError(f"--override: expected KEY=VALUE, got {' '.join(override or [])}")
-        console.print("Checking bundle, losses and data set")
-        study = plan_study(
-            bundle,
-            [name.strip() for name in losses.split(",") if name.strip()],
-            dataset_dir,
-            output,
-            epochs=epochs,
-            seeds=tuple(range(seed, seed + seeds)),
-            section=section,
-            baseline=baseline,
-            configs=config or [],
-            overrides={key: value for key, _, value in pairs},
-            skip_bad=skip_bad,
-        )
+        study = _study(study_file, asked, write=ctx.info_name == "run")
+    if ctx.info_name == "run":
+        _run(study)
+    else:
+        _show_plan(study)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _study(path: Path | None, asked: dict[str, Any], *, check: bool = True, write: bool = True) -> Study:
+    """Return the study of a file, of options, or of a file with options in place of some of its keys."""
+    from monai_lossext.compare.check import plan_study
+    from monai_lossext.compare.locks import in_use
+    from monai_lossext.compare.plan import StudyError
+    from monai_lossext.compare.study_file import find_study, in_file, missing_key, read_study_file
+
+    values: dict[str, Any] = {}
+    if path is not None:
+        path = find_study(path)
+        values = read_study_file(path)
+    executor = values.get("executor", {})
+    given = executor if isinstance(executor, dict) else {"name": executor}
+    merged = {**values, **asked}
+    if "executor" in asked:  # its options are one by one in place of the file's, unless it is another executor
+        same = asked["executor"].get("name") in (None, given.get("name", "local"))
+        merged["executor"] = {**(given if same else {}), **asked["executor"]}
+    if "pretraining" in asked:
+        merged["pretraining"] = {**values.get("pretraining", {}), **asked["pretraining"]}
     try:
-        with TerminalWatcher(study, console) as watcher:
+        if message := missing_key(merged):
+            raise StudyError(message)
+        if check and write:
+            if message := in_use(Path(merged["output"])):  # before the data set is read
+                raise StudyError(message)
+            Console().print("Checking bundle, losses and data set")
+        return plan_study(**merged, check=check, write=write)
+    except StudyError as error:
+        if path is None:
+            raise
+        raise StudyError(in_file(str(error), path, {*asked, *asked.get("executor", {})})) from error
+
+
+def _run(study: Study) -> None:
+    from monai_lossext.compare.plan import StudyError
+    from monai_lossext.compare.run import run_study
+    from monai_lossext.compare.terminal import TerminalWatcher
+
+    console = Console()
+    try:
+        with _one_line(StudyError), TerminalWatcher(study, console) as watcher:
             outcomes = run_study(study, watcher)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command continues the study", err=True)
         raise typer.Exit(130) from None
     failed = [outcome for outcome in outcomes if outcome.error]
     if len(failed) < len(outcomes):
-        with _one_line(StudyError):
-            results = read_results(study, outcomes)
-        report = write_report(results)
-        console.print(summary_table(results))
-        console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
+        _report(study, outcomes, console)
     if failed:
         typer.echo(f"error: {len(failed)} of {len(outcomes)} runs failed; the same command tries them again", err=True)
         raise typer.Exit(1)
+
+
+def _report(study: Study, outcomes: list[Outcome], console: Console) -> None:
+    from monai_lossext.compare.plan import StudyError
+    from monai_lossext.compare.report import write_report
+    from monai_lossext.compare.results import read_results
+    from monai_lossext.compare.terminal import summary_table
+
+    with _one_line(StudyError):
+        results = read_results(study, outcomes)
+    report = write_report(results)
+    console.print(summary_table(results))
+    console.print(f"Report: {report}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_plan(study: Study) -> None:
+    from monai_lossext.compare.status import running_at_once, seconds_left, standings
+    from monai_lossext.compare.terminal import duration, status_table
+
+    console = Console()
+    found = standings(study)
+    console.print(status_table(found))
+    left = [there for there in found if there.state != "finished"]
+    console.print(f"{len(found)} runs, {len(found) - len(left)} finished; {running_at_once(study)}.", highlight=False)
+    if left:
+        seconds = seconds_left(study)
+        console.print(
+            "How long the rest takes is unknown until its first run has trained for an epoch."
+            if seconds is None
+            else f"The rest takes about {duration(seconds)}, going by what has been done of this study.",
+            highlight=False,
+        )
+
+
+@comparison.command("status")
+def _status(study_file: StudyArgument) -> None:
+    """Show which runs of a study are finished, running, failed or still to come."""
+    from monai_lossext.compare.locks import in_use
+    from monai_lossext.compare.plan import StudyError
+
+    with _one_line(StudyError):
+        study = _study(study_file, {}, check=False)
+    _show_plan(study)
+    if message := in_use(study.output):
+        typer.echo(message.partition(": ")[2].partition(". ")[0] + ".")
+
+
+@comparison.command("report")
+def _rewrite_report(study_file: StudyArgument) -> None:
+    """Write the report of a study anew, with the runs that are finished so far."""
+    from monai_lossext.compare.plan import StudyError
+    from monai_lossext.compare.status import outcomes
+
+    with _one_line(StudyError):
+        study = _study(study_file, {}, check=False)
+        found = outcomes(study)
+        if all(outcome.error for outcome in found):
+            raise StudyError(f"no run of the study in {study.output} is finished yet")
+    _report(study, found, Console())
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ __all__ = [
     "end_with_cause",
     "heads_with_phantoms",
     "is_true",
+    "load_initial_weights",
     "prepare_run",
 ]
 
@@ -272,6 +274,48 @@ def heads_with_phantoms(
     repeats = max(1, round(len(phantoms["training"]) / max(1, len(real))))
     validation = heads["validation"] or phantoms["validation"]
     return heads | {"training": real * repeats + phantoms["training"], "validation": validation}
+
+
+def load_initial_weights(network: torch.nn.Module, path: str | os.PathLike[str] | None) -> None:
+    """Let a network start from the weights of another run.
+
+    Args:
+        network: any network.
+        path: a file of its weights alone, such as `models/best.pt`; None leaves the network as it is. It is read with
+            `weights_only=True`: a file cannot run code.
+
+    Raises:
+        ValueError: the file is absent, holds no weights, or those of another network; the message names what differs.
+
+    >>> small, file = torch.nn.Linear(2, 1), getfixture("tmp_path") / "best.pt"
+    >>> torch.save(torch.nn.Linear(2, 3).state_dict(), file)
+    >>> load_initial_weights(small, file)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    ValueError: initial_weights: ... is of another network: weight is (3, 2) in the file and (1, 2) in the network, ...
+    """
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"initial_weights: there is no file {path}")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"initial_weights: {path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"initial_weights: {path} holds more than weights; expected a file like models/best.pt")
+    own = network.state_dict()
+    differences = [f"{name} is missing" for name in own if name not in weights]
+    differences += [f"{name} is unknown" for name in weights if name not in own]
+    differences += [
+        f"{name} is {tuple(value.shape)} in the file and {tuple(own[name].shape)} in the network"
+        for name, value in weights.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+        raise ValueError(f"initial_weights: {path} is of another network: {', '.join(differences[:3])}{more}")
+    network.load_state_dict(weights)
 
 
 def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> None:

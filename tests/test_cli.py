@@ -148,7 +148,7 @@ def test_a_failed_run_is_told_and_the_report_is_written(
         (("--losses", "SoftDise"), "error: --losses: bundle has no overlay for 'SoftDise'"),
         (("--losses", "mcc", "--override", "epochs"), "error: --override: expected KEY=VALUE, got epochs"),
         (("--losses", "mcc", "--section", "train"), "error: --section: expected one of validation, testing"),
-        ((), "Missing option '--losses'"),
+        ((), "error: --losses: is missing; expected a list of losses"),
     ],
 )
 def test_compare_refuses_in_one_message(

@@ -1,11 +1,12 @@
-"""What a study consists of: the losses and seeds to train, and the folder of each run."""
+"""What a study consists of: the losses, folds and seeds to train, and the folder of each run."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from monai_lossext.losses import catalogue
 
 # Config values that a study sets itself, which therefore cannot be overridden.
 RESERVED = frozenset(
-    ("bundle_root", "dataset_dir", "epochs", "loss", "output_dir", "resume", "section", "seed", "skip_bad")
-)
+    ("bundle_root", "dataset_dir", "epochs", "initial_weights", "loss", "output_dir", "resume", "section", "seed")
+) | {"skip_bad"}
+
+LossItem = str | dict[str, Any]  # one loss, as a study file names it
 
 
 class StudyError(ValueError):
@@ -25,11 +28,61 @@ class StudyError(ValueError):
 
 @dataclass(frozen=True)
 class LossChoice:
-    """One loss of a study: `key` names its folder, `label` its results, `overlay` is the config file that sets it."""
+    """One loss of a study.
+
+    Args:
+        key: names its folder; safe as the name of one.
+        label: names its results, as the user called it.
+        overlay: the config file that sets it.
+        learning_rate: of its trainings; None: the study's.
+        config: contents of the overlay, if the study file holds the loss itself; the study writes the overlay then.
+        item: what it was asked for by, with absolute paths.
+    """
 
     key: str
     label: str
     overlay: Path
+    learning_rate: float | None = None
+    config: dict[str, Any] | None = None
+    item: LossItem = ""
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A training whose best weights all losses start from, with a new optimiser (Eelbode et al. 2020).
+
+    Args:
+        loss: its loss.
+        epochs: its length.
+        learning_rate: None: the bundle's.
+    """
+
+    loss: LossChoice
+    epochs: int
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where the runs are done.
+
+    Args:
+        name: "local" or "ray".
+        processes: local: runs at the same time.
+        threads: of each run, its OMP_NUM_THREADS; None: the processors are divided between the runs.
+        address: ray: of a running cluster; None: one is started on this machine.
+        cpus: ray: processors of each run.
+        gpus: ray: GPUs of each run; a fraction lets several runs share one.
+        retries: ray: how often a run goes on elsewhere after its worker was lost.
+    """
+
+    name: str = "local"
+    processes: int = 1
+    threads: int | None = None
+    address: str | None = None
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 3
 
 
 @dataclass(frozen=True)
@@ -42,12 +95,18 @@ class Study:
         dataset_dir: what the bundle reads its data from, an absolute path or ``"synthetic"``.
         output: folder of the runs and of the report.
         epochs: epochs of every training.
-        seeds: one training per loss and seed.
+        seeds: one training per loss, fold and seed.
         section: part of the data set that the losses are compared on, ``"validation"`` or ``"testing"``.
         baseline: key of the loss that the summary compares all others with.
         configs: further config files of the bundle, the same for every loss.
         overrides: further config values of the bundle, the same for every loss.
         skip_bad: leave out unusable cases of the data set instead of refusing it.
+        folds: number of folds, each left out once for testing; None: the bundle's own division.
+        split_file: names the cases of each part.
+        metrics: columns of the scores to report; none: all.
+        learning_rate: of every training with no rate of its own; None: the bundle's.
+        pretraining: what all losses start from, if not from random weights.
+        execution: where the runs are done, which decides nothing else.
     """
 
     bundle: Path
@@ -61,24 +120,55 @@ class Study:
     configs: tuple[Path, ...] = ()
     overrides: dict[str, str] = field(default_factory=dict)
     skip_bad: bool = False
+    folds: int | None = None
+    split_file: Path | None = None
+    metrics: tuple[str, ...] = ()
+    learning_rate: float | None = None
+    pretraining: Pretraining | None = None
+    execution: Execution = Execution()
 
     def runs(self) -> list[Run]:
-        """Return the trainings of the study in the order in which they are done: all losses, then the next seed."""
-        return [Run(self, loss, seed) for seed in self.seeds for loss in self.losses]
+        """Return the trainings to compare, in the order in which they begin: all losses, next fold, next seed."""
+        folds: list[int | None] = [None] if self.folds is None else [*range(self.folds)]
+        return [Run(self, loss, seed, fold) for seed in self.seeds for fold in folds for loss in self.losses]
+
+    def pretrainings(self) -> list[Run]:
+        """Return the trainings that those to compare start from: one for each fold and seed, or none at all."""
+        starts = [run.start for run in self.runs() if run.loss == self.losses[0]]
+        return [start for start in starts if start is not None]
 
     def label(self, key: str) -> str:
         """Return the label of the loss with that key."""
         return next(loss.label for loss in self.losses if loss.key == key)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the study as plain values, for study.yaml."""
-        losses = [{**asdict(loss), "overlay": str(loss.overlay)} for loss in self.losses]
-        paths = {
-            "bundle": str(self.bundle),
-            "output": str(self.output),
-            "configs": [str(path) for path in self.configs],
+        """Return the study file that asks for this study."""
+        pretraining = self.pretraining and {
+            "loss": self.pretraining.loss.item,
+            "epochs": self.pretraining.epochs,
+            "learning_rate": self.pretraining.learning_rate,
         }
-        return {**asdict(self), **paths, "losses": losses, "seeds": list(self.seeds)}
+        executor = {name: value for name, value in vars(self.execution).items() if value != getattr(Execution, name)}
+        values = {
+            "bundle": str(self.bundle),
+            "losses": [loss.item for loss in self.losses],
+            "dataset_dir": self.dataset_dir,
+            "output": str(self.output),
+            "epochs": self.epochs,
+            "seeds": list(self.seeds),
+            "folds": self.folds,
+            "split_file": self.split_file and str(self.split_file),
+            "section": self.section,
+            "baseline": self.label(self.baseline),
+            "configs": [str(path) for path in self.configs],
+            "overrides": self.overrides,
+            "skip_bad": self.skip_bad,
+            "metrics": list(self.metrics),
+            "learning_rate": self.learning_rate,
+            "pretraining": pretraining and {key: value for key, value in pretraining.items() if value is not None},
+            "executor": {"name": self.execution.name, **executor},
+        }
+        return {key: value for key, value in values.items() if value not in (None, [], {}, False)}
 
 
 @dataclass(frozen=True)
@@ -88,16 +178,45 @@ class Run:
     study: Study
     loss: LossChoice
     seed: int
+    fold: int | None = None
+    pretraining: bool = False
 
     @property
     def folder(self) -> Path:
         """Folder of this run alone."""
-        return self.study.output / "runs" / self.loss.key / f"seed-{self.seed}"
+        kind = self.study.output / ("pretraining" if self.pretraining else f"runs/{self.loss.key}")
+        return (kind if self.fold is None else kind / f"fold-{self.fold}") / f"seed-{self.seed}"
 
     @property
     def name(self) -> str:
         """How messages call this run."""
-        return f"{self.loss.label}, seed {self.seed}"
+        fold = "" if self.fold is None else f"fold {self.fold}, "
+        return f"{'pretraining with ' if self.pretraining else ''}{self.loss.label}, {fold}seed {self.seed}"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of this run."""
+        pretraining = self.study.pretraining
+        return pretraining.epochs if self.pretraining and pretraining else self.study.epochs
+
+    @property
+    def section(self) -> str:
+        """The part of the data set that it is scored on; "" for a pretraining, which is not scored."""
+        return "" if self.pretraining else self.study.section
+
+    @property
+    def start(self) -> Run | None:
+        """The pretraining that it starts from, if any."""
+        if self.study.pretraining is None or self.pretraining:
+            return None
+        return replace(self, loss=self.study.pretraining.loss, pretraining=True)
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The learning rate that the study asks for; None: the bundle's."""
+        if self.pretraining and self.study.pretraining:
+            return self.study.pretraining.learning_rate
+        return self.study.learning_rate if self.loss.learning_rate is None else self.loss.learning_rate
 
     def config_files(self, evaluate: bool) -> list[Path]:
         """Return the bundle's config files, in the order in which they are merged."""
@@ -110,64 +229,184 @@ class Run:
     def config_values(self, evaluate: bool) -> dict[str, Any]:
         """Return the config values that are set beside the files."""
         study = self.study
-        stage = {"section": study.section} if evaluate else {"epochs": study.epochs, "seed": self.seed}
-        values = {"bundle_root": study.bundle, "dataset_dir": study.dataset_dir, "output_dir": self.folder, **stage}
-        if study.skip_bad:
-            values["skip_bad"] = True
-        return {**values, **study.overrides}
+        if evaluate:
+            stage: dict[str, Any] = {"section": study.section}
+        else:
+            stage = {
+                "epochs": self.epochs,
+                "seed": self.seed,
+                "learning_rate": self.learning_rate,
+                "initial_weights": self.start and self.start.folder / "models" / "best.pt",
+            }
+        values = {
+            "bundle_root": study.bundle,
+            "dataset_dir": study.dataset_dir,
+            "output_dir": self.folder,
+            **stage,
+            "fold": self.fold,
+            "folds": study.folds,
+            "split_file": study.split_file,
+            "skip_bad": study.skip_bad or None,
+        }
+        return {key: value for key, value in values.items() if value is not None} | study.overrides
 
     def settings(self) -> dict[str, Any]:
         """Return all that decides the trained weights; a run folder with other settings is never reused."""
         study = self.study
         shared = [path for path in (study.bundle / "configs").rglob("*.yaml") if path.parent.name != "loss"]
-        files = [*sorted(shared), *study.configs, self.loss.overlay]
-        contents = json.dumps([yaml.safe_load(path.read_bytes()) for path in files], sort_keys=True, default=str)
+        contents = [yaml.safe_load(path.read_bytes()) for path in (*sorted(shared), *study.configs)]
+        contents.append(self.loss.config or yaml.safe_load(self.loss.overlay.read_bytes()))
         return {
             "bundle": study.bundle.name,
-            "config_files_sha256": hashlib.sha256(contents.encode()).hexdigest()[:16],
+            "config_files_sha256": _digest(contents),
             "dataset_dir": study.dataset_dir,
-            "epochs": study.epochs,
+            "epochs": self.epochs,
             "seed": self.seed,
+            "fold": self.fold,
+            "folds": study.folds,
+            "split_file_sha256": study.split_file and _digest(study.split_file.read_text(encoding="utf-8")),
+            "learning_rate": self.learning_rate,
             "overrides": study.overrides,
             "skip_bad": study.skip_bad,
+            "pretraining": self.start and self.start.settings(),
         }
 
 
-def choose_losses(names: list[str], bundle: Path) -> tuple[LossChoice, ...]:
-    """Find the overlay of each loss in a bundle.
+def _digest(contents: Any) -> str:
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def safe_name(name: str) -> str:
+    """Return a name for a folder or a file: the name itself if it is harmless, else what is left of it and a digest.
+
+    >>> safe_name("soft_dice"), safe_name("Tversky 0.3/0.7"), safe_name("../../etc")
+    ('soft_dice', 'Tversky-0.3-0.7-67a6d8', 'etc-74ccf3')
+    """
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-_")[:60]
+    if name and cleaned == name:
+        return name
+    return f"{cleaned or 'loss'}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+
+
+def choose_losses(
+    items: list[LossItem], bundle: Path, output: Path | None = None, key: str = "losses"
+) -> tuple[LossChoice, ...]:
+    """Find or make the overlay of each loss.
 
     Args:
-        names: class names of the catalogue (``"MatthewsCorrelationLoss"``), names of the bundle's overlays (``"mcc"``)
-            or paths of overlay files (``"my_losses/mine.yaml"``).
+        items: each one of
+
+            - a class name of the catalogue (``"MatthewsCorrelationLoss"``), a name of the bundle's overlays (``"mcc"``)
+              or the path of an overlay file (``"my_losses/mine.yaml"``);
+            - a dictionary with ``_target_`` and the arguments of the loss, and if wanted its ``name`` in the results
+              (by default the class) and its ``learning_rate``;
+            - a dictionary with ``loss``, which is one of the above, and ``name`` or ``learning_rate``.
         bundle: the bundle's folder, with the overlays in ``configs/loss``.
+        output: the study's folder, where overlays of dictionaries will stand; without one, names alone are taken.
+        key: what messages call the argument.
 
     Raises:
-        StudyError: a name is unknown, an overlay is absent or a loss is named twice.
+        StudyError: a name is unknown, an overlay is absent, a dictionary has a wrong key or a loss is named twice.
     """
+    chosen: dict[str, LossChoice] = {}
+    for item in items:
+        loss = _choose_loss(item, bundle, output, f"--{key}")
+        for other in chosen.values():
+            # Folders of names that differ in capitals alone are one on some systems.
+            if loss.label == other.label or loss.key.casefold() == other.key.casefold():
+                hint = "; give each a name of its own" if isinstance(item, dict) else ""
+                raise StudyError(f"--{key}: {_shown(item)} is named twice (as {other.label}){hint}")
+        chosen[loss.key] = loss
+    if not chosen:
+        raise StudyError(f"--{key}: name at least one loss, for example SoftDiceLoss,MatthewsCorrelationLoss")
+    return tuple(chosen.values())
+
+
+def _choose_loss(item: LossItem, bundle: Path, output: Path | None, key: str) -> LossChoice:
+    if isinstance(item, str):
+        return _named_loss(item, bundle, key)
+    if "_target_" in item:
+        config = {name: value for name, value in item.items() if name not in ("name", "learning_rate")}
+        label = item.get("name", str(item["_target_"]).rpartition(".")[2])
+        if output is None:
+            raise StudyError(f"{key}: expected the name of a loss, got {_shown(item)}")
+        folder_name = safe_name(_label(label, key))
+        overlay = output / "losses" / f"{folder_name}.yaml"
+        loss = LossChoice(folder_name, label, overlay, config={"loss": config}, item=item)
+    elif "loss" in item:
+        for name in item.keys() - {"loss", "name", "learning_rate"}:
+            hint = did_you_mean(name, ["loss", "name", "learning_rate"])
+            raise StudyError(f"{key}: unknown key {name!r} in {_shown(item)}{hint}")
+        inner = item["loss"]
+        if not isinstance(inner, str | dict):
+            raise StudyError(f"{key}: loss: expected a name or a dictionary with _target_, got {inner!r}")
+        if isinstance(inner, dict) and "_target_" not in inner:
+            raise StudyError(f"{key}: loss: {_shown(inner)} has no _target_")
+        if isinstance(inner, dict):
+            # One spelling for the same loss, whose folder then has one name.
+            return _choose_loss({**inner, **{k: v for k, v in item.items() if k != "loss"}}, bundle, output, key)
+        loss = _named_loss(inner, bundle, key)
+        item = {**item, "loss": loss.item}
+        if "name" in item:
+            loss = replace(loss, label=_label(item["name"], key), key=safe_name(item["name"]))
+        loss = replace(loss, item=item)
+    else:
+        raise StudyError(
+            f"{key}: expected a name, a dictionary with _target_ or one with loss and name, got {_shown(item)}"
+        )
+    rate = item.get("learning_rate")
+    return loss if rate is None else replace(loss, learning_rate=positive_number(rate, f"{key}: learning_rate"))
+
+
+def _named_loss(name: str, bundle: Path, key: str) -> LossChoice:
     classes = {entry.name: entry.overlay for entry in catalogue()}
     labels = {overlay: name for name, overlay in classes.items()}
     overlays = {path.stem: path for path in sorted((bundle / "configs" / "loss").glob("*.yaml"))}
-    chosen: dict[str, LossChoice] = {}
-    for name in names:
-        if name.endswith((".yaml", ".yml", ".json")):
-            overlay = Path(name).resolve()
-            key = label = overlay.stem
-            if not overlay.is_file():
-                raise StudyError(f"--losses: there is no overlay file {name}")
-        else:
-            key = classes.get(name, name)
-            if key not in overlays:
-                known = [*(cls for cls, stem in classes.items() if stem in overlays), *overlays]
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                hint = f" Did you mean {close[0]}?" if close else ""
-                raise StudyError(
-                    f"--losses: {bundle.name} has no overlay for {name!r}.{hint} Known: {', '.join(known)};"
-                    " or the path of an overlay file (.yaml)."
-                )
-            overlay, label = overlays[key], labels.get(key, key)
-        if key in chosen or label in {loss.label for loss in chosen.values()}:
-            raise StudyError(f"--losses: {name!r} is named twice (as {chosen[key].label if key in chosen else label})")
-        chosen[key] = LossChoice(key, label, overlay)
-    if not chosen:
-        raise StudyError("--losses: name at least one loss, for example SoftDiceLoss,MatthewsCorrelationLoss")
-    return tuple(chosen.values())
+    if name.endswith((".yaml", ".yml", ".json")):
+        overlay = Path(name).expanduser().resolve()
+        if not overlay.is_file():
+            raise StudyError(f"{key}: there is no overlay file {name}")
+        return LossChoice(safe_name(overlay.stem), _label(overlay.stem, key), overlay, item=str(overlay))
+    stem = classes.get(name, name)
+    if stem not in overlays:
+        known = [*(cls for cls, stem in classes.items() if stem in overlays), *overlays]
+        raise StudyError(
+            f"{key}: {bundle.name} has no overlay for {name!r}.{did_you_mean(name, known, ' ', '?')} Known:"
+            f" {', '.join(known)}; or the path of an overlay file (.yaml)."
+        )
+    return LossChoice(safe_name(stem), _label(labels.get(stem, stem), key), overlays[stem], item=name)
+
+
+def _label(name: Any, key: str) -> str:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 100:
+        raise StudyError(f"{key}: name: expected a line of 1 to 100 characters, got {name!r}")
+    return name
+
+
+def _shown(item: LossItem) -> str:
+    return repr(item) if isinstance(item, str) else json.dumps(item, default=str)
+
+
+def did_you_mean(name: str, known: list[str], before: str = "; ", after: str = "?") -> str:
+    """Return the end of a message about an unknown name: the known one that is closest, or ""."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    words = "Did" if before == " " else "did"
+    return f"{before}{words} you mean {close[0]}{after}" if close else ""
+
+
+def positive_number(value: Any, key: str) -> float:
+    """Read a number above 0; YAML takes ``1e-4`` for text.
+
+    Raises:
+        StudyError: anything else.
+
+    >>> positive_number("1e-4", "--learning-rate")
+    0.0001
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0.0
+    if isinstance(value, bool) or not 0 < number < float("inf"):
+        raise StudyError(f"{key}: expected a number above 0, got {value!r}")
+    return number

@@ -11,19 +11,16 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
-import monai
 import pandas as pd
-import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-import monai_lossext
 from monai_lossext.compare.conclusions import findings, format_p, limits, method
 from monai_lossext.compare.figures import box_plot, density_plot, learning_curves, loss_curves, overlays
-from monai_lossext.compare.plan import Run
 from monai_lossext.compare.results import TESTED, Results, metric_name
 from monai_lossext.compare.run import bundle_command
 from monai_lossext.compare.statistics import summarise
+from monai_lossext.compare.status import versions
 from monai_lossext.files import replace_file
 
 
@@ -61,7 +58,7 @@ def write_report(results: Results) -> Path:
     for name, png in data.items():
         replace_file(folder / "figures" / f"{name}.png", png)
 
-    run = Run(study, study.losses[0], study.seeds[0])
+    run = study.runs()[0]
     context = {
         "study": study,
         "results": results,
@@ -75,7 +72,7 @@ def write_report(results: Results) -> Path:
         "sections": {"Learning curves": curves, "Scores of the cases": distributions, "Pictures": outlines},
         "notes": notes,
         "commands": [shlex.join(["python", *bundle_command(run, evaluate=evaluate)[1:]]) for evaluate in (False, True)],
-        "versions": {package.__name__: package.__version__ for package in (monai_lossext, monai, torch)},
+        "versions": versions(study),
         "today": date.today().isoformat(),
         "base64": {name: base64.b64encode(png).decode() for name, png in data.items()},
     }

@@ -79,8 +79,16 @@ def read_results(study: Study, outcomes: list[Outcome]) -> Results:
     table = pd.concat(cases, ignore_index=True)
     found = [column for column in table if column not in ("loss", "seed", "case", "image", "label", "mask")]
     metrics = [metric for metric in METRICS if metric in found] + [metric for metric in found if metric not in METRICS]
+    metrics = _chosen(metrics, study.metrics)
     failed = [outcome for outcome in outcomes if outcome.error]
     return Results(study, table, pd.concat(histories, ignore_index=True), metrics, failed)
+
+
+def _chosen(metrics: list[str], wanted: tuple[str, ...]) -> list[str]:
+    for metric in wanted:
+        if metric not in metrics:
+            raise StudyError(f"--metrics: the scores have no {metric}; they have {', '.join(metrics)}")
+    return [metric for metric in metrics if not wanted or metric in wanted or metric == TESTED]
 
 
 def _mask_of(folder: Path, case: str) -> str:

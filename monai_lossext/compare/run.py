@@ -1,26 +1,27 @@
-"""Train and evaluate the runs of a study, one after the other, each in a process of its own."""
+"""Do the runs of a study: hand them to an executor, each when what it starts from is there, and tell how they go on."""
 
 from __future__ import annotations
 
-import csv
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
+from monai_lossext.compare.check import merged_config
+from monai_lossext.compare.executors import Executor, make_executor
+from monai_lossext.compare.job import Job, is_finished, read_history, read_state, save_state
+from monai_lossext.compare.locks import study_lock
 from monai_lossext.compare.plan import Run, Study
 from monai_lossext.files import replace_file
 
 BUNDLE_COMMAND = [sys.executable, "-m", "monai.bundle", "run"]
 POLL_SECONDS = 0.5
-TAIL_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -45,102 +46,138 @@ class Watcher(Protocol):
         """Be told that a run has finished, failed or was finished before."""
 
 
-def run_study(study: Study, watcher: Watcher) -> list[Outcome]:
-    """Do all runs of a study; finished ones are kept, unfinished ones go on, a failed one does not stop the others."""
+def run_study(study: Study, watcher: Watcher, executor: Executor | None = None) -> list[Outcome]:
+    """Do all runs of a study; finished ones are kept, unfinished ones go on, a failed one does not stop the others.
+
+    Args:
+        study: as :func:`monai_lossext.compare.check.plan_study` returns it.
+        watcher: is told how the runs go on, all of it in this thread.
+        executor: does the runs; by default the one that the study names.
+
+    Returns:
+        The outcomes of the runs to compare, in the order of :meth:`Study.runs`.
+
+    Raises:
+        StudyError: another process runs this study, or the executor cannot be used.
+    """
     study.output.mkdir(parents=True, exist_ok=True)
-    replace_file(study.output / "study.yaml", yaml.safe_dump(study.as_dict(), sort_keys=False))
-    outcomes = []
-    for run in study.runs():
-        outcome = _do(run, watcher)
-        watcher.ended(outcome)
-        outcomes.append(outcome)
-    return outcomes
+    with study_lock(study.output):
+        write_study(study)
+        progress = _Progress(study, watcher)
+        if progress.waiting:
+            with executor or make_executor(study.execution) as workers:
+                progress.all(workers)
+    return [progress.outcomes[run.folder] for run in study.runs()]
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """Read how far a run folder is: `settings`, `trained`, `evaluated` (the section) and `error`; {} for a new one."""
-    path = folder / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def write_study(study: Study) -> None:
+    """Write the study's file, and the overlays of the losses that it holds itself, into its folder."""
+    replace_file(study.output / "study.yaml", yaml.safe_dump(study.as_dict(), sort_keys=False, allow_unicode=True))
+    losses = [*study.losses, *([study.pretraining.loss] if study.pretraining else [])]
+    for loss in losses:
+        if loss.config is not None:
+            loss.overlay.parent.mkdir(exist_ok=True)
+            replace_file(loss.overlay, yaml.safe_dump(loss.config, sort_keys=False, allow_unicode=True))
 
 
 def bundle_command(run: Run, *, evaluate: bool = False, resume: bool = False) -> list[str]:
     """Return the command line that trains a run, or that evaluates it."""
-    files = json.dumps([str(file) for file in run.config_files(evaluate)])
+    files = json.dumps([str(file) for file in run.config_files(evaluate)], ensure_ascii=False)
     values = {"config_file": files, **run.config_values(evaluate)}
     if resume:
         values["resume"] = True
     return [*BUNDLE_COMMAND, *(f"--{key}={value}" for key, value in values.items())]
 
 
-def _do(run: Run, watcher: Watcher) -> Outcome:
-    state = read_state(run.folder)
-    cases = run.folder / "evaluation" / "cases.csv"
-    if state.get("evaluated") == run.study.section and cases.is_file():
-        return Outcome(run, reused=True)
-    resume = bool(state) and not state["trained"] and (run.folder / "models" / "last.pt").is_file()
-    run.folder.mkdir(parents=True, exist_ok=True)
-    # Every stage is written down when it is complete, so that a killed study goes on where it was.
-    state = {"settings": run.settings(), "trained": state.get("trained", False)}
-    _save(run, state)
-    watcher.started(run, resume)
-    started = time.monotonic()
-    stages = [] if state["trained"] else [("training", bundle_command(run, resume=resume))]
-    for stage, command in [*stages, ("evaluation", bundle_command(run, evaluate=True))]:
-        error = _call(command, run, watcher)
-        if not error and stage == "evaluation" and not cases.is_file():
-            error = "it wrote no evaluation/cases.csv"
-        if error:
-            error = f"the {stage} failed: {error}"
-            _save(run, {**state, "error": error})
-            return Outcome(run, error)
-        state["trained"] = True
-        _save(run, state)
-    _save(run, {**state, "evaluated": run.study.section, "seconds": round(time.monotonic() - started, 1)})
-    return Outcome(run)
+def make_job(run: Run, session: str = "") -> Job:
+    """Return a run as an executor takes it."""
+    return Job(
+        folder=run.folder,
+        settings=run.settings(),
+        config=yaml.safe_dump(merged_config(run), sort_keys=False, allow_unicode=True),
+        train=tuple(bundle_command(run)[1:]),
+        evaluate=() if run.pretraining else tuple(bundle_command(run, evaluate=True)[1:]),
+        section=run.section,
+        session=session,
+    )
 
 
-def _save(run: Run, state: dict[str, Any]) -> None:
-    replace_file(run.folder / "run.json", json.dumps(state, indent=2) + "\n")
+class _Progress:
+    """Hands out the runs of a study and follows them."""
 
+    def __init__(self, study: Study, watcher: Watcher) -> None:
+        self.watcher = watcher
+        self.session = uuid.uuid4().hex
+        finished: list[Run] = []
+        self.waiting: list[Run] = []
+        begun: set[Path] = set()
+        for run in study.runs():
+            if is_finished(run.folder, run.section):
+                finished.append(run)
+                continue
+            start = run.start  # it comes right before the first run that starts from it
+            if start and start.folder not in begun:
+                begun.add(start.folder)
+                (finished if is_finished(start.folder, "") else self.waiting).append(start)
+            self.waiting.append(run)
+        self.futures: dict[Future[str], Run] = {}
+        self.outcomes: dict[Path, Outcome] = {}
+        self.started: set[Path] = set()
+        self.epochs: dict[Path, int] = {}
+        for run in finished:
+            self._end(Outcome(run, reused=True))
 
-def _call(command: list[str], run: Run, watcher: Watcher) -> str:
-    """Run a command with its output in console.log, telling the watcher of each epoch; return why it failed or ""."""
-    log = run.folder / "console.log"
-    with log.open("ab") as output:
-        begin = output.tell()
-        seen = 0
-        with _process(command, output) as process:
-            while process.poll() is None:
-                time.sleep(POLL_SECONDS)
-                seen = _tell_epochs(run, watcher, seen)
-    if process.returncode == 0:
-        return ""
-    reason = f"exit code {process.returncode}"
-    if process.returncode < 0:
-        reason = f"killed by signal {-process.returncode} (9: often too little memory)"
-    # A progress bar rewrites its line with carriage returns; only what stood there last is of use.
-    text = log.read_bytes()[begin:].decode("utf-8", errors="replace")
-    lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines() if line.strip()]
-    return "\n".join([f"{reason}, see {log}", *lines[-TAIL_LINES:]])
+    def all(self, executor: Executor) -> None:
+        """Do all runs that wait."""
+        self._submit(executor)
+        while self.futures:
+            done, _ = wait(self.futures, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            for run in self.futures.values():
+                self._tell(run)
+            for future in done:
+                run = self.futures.pop(future)
+                self._end(Outcome(run, self._error(run, future.result)))
+            self._submit(executor)
 
+    def _submit(self, executor: Executor) -> None:
+        """Hand out all runs that can begin, as far as the executor has room for them."""
+        for run in list(self.waiting):
+            start = self.outcomes.get(run.start.folder) if run.start else None
+            if start is not None and start.error:
+                self._end(Outcome(run, self._failed(run, f"{start.run.name}: {start.error}")))
+            elif run.start and start is None:
+                continue  # until the pretraining has ended
+            elif len(self.futures) < executor.slots:
+                self.futures[executor.submit(make_job(run, self.session))] = run
+            else:
+                continue
+            self.waiting.remove(run)
 
-@contextmanager
-def _process(command: list[str], output: Any) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:  # interrupted by the user: leave no training behind
-            process.terminate()
-            process.wait()
+    def _error(self, run: Run, result: Callable[[], str]) -> str:
+        try:
+            return result()
+        except Exception as error:  # of the worker or of the cluster, as for instance a worker that was lost too often
+            return self._failed(run, f"{type(error).__name__}: {error}")
 
+    def _failed(self, run: Run, error: str) -> str:
+        """Write down the error of a run whose own process could not."""
+        run.folder.mkdir(parents=True, exist_ok=True)
+        state = read_state(run.folder) or {"settings": run.settings(), "trained": False}
+        save_state(run.folder, {**state, "error": error})
+        return error
 
-def _tell_epochs(run: Run, watcher: Watcher, seen: int) -> int:
-    history = run.folder / "history.csv"
-    if not history.is_file():
-        return seen
-    with history.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if len(rows) > seen:
-        watcher.epoch(run, len(rows), rows[-1])
-    return len(rows)
+    def _end(self, outcome: Outcome) -> None:
+        self.outcomes[outcome.run.folder] = outcome
+        self.watcher.ended(outcome)
+
+    def _tell(self, run: Run) -> None:
+        if run.folder not in self.started:
+            state = read_state(run.folder)
+            if state.get("session") != self.session:
+                return  # it waits for a worker
+            self.started.add(run.folder)
+            self.watcher.started(run, state["resumed"])
+        rows = read_history(run.folder)
+        if len(rows) > self.epochs.get(run.folder, 0):
+            self.watcher.epoch(run, len(rows), rows[-1])
+        self.epochs[run.folder] = len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,6 +17,7 @@ from monai_lossext.compare.plan import Run, Study
 from monai_lossext.compare.report import summary_rows
 from monai_lossext.compare.results import METRICS, TESTED, Results, metric_name
 from monai_lossext.compare.run import Outcome
+from monai_lossext.compare.status import Standing
 
 SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has all
     "jaccard": "Jaccard",
@@ -33,8 +35,10 @@ class TerminalWatcher:
     def __init__(self, study: Study, console: Console) -> None:
         self.study = study
         self.console = console
-        self.ended_runs = 0
-        self.begin = 0.0
+        self.done: dict[Path, int] = {}  # epochs of the runs that have begun or ended
+        self.begin: dict[Path, float] = {}
+        starts = {run.start.folder: run.start for run in study.runs() if run.start}
+        self.runs = [*starts.values(), *study.runs()]
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -44,7 +48,7 @@ class TerminalWatcher:
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("", total=len(study.runs()) * study.epochs)
+        self.task = self.bar.add_task("", total=sum(run.epochs for run in self.runs))
 
     def __enter__(self) -> TerminalWatcher:
         self.bar.start()
@@ -55,29 +59,60 @@ class TerminalWatcher:
 
     def started(self, run: Run, resumed: bool) -> None:
         """Name the run whose training begins."""
-        self.begin = time.monotonic()
-        number = f"{self.ended_runs + 1}/{len(self.study.runs())}"
+        self.begin[run.folder] = time.monotonic()
+        number = f"{len(self.done) + 1}/{len(self.runs)}"
+        self.done[run.folder] = 0
         self.console.print(f"[bold]{number} {escape(run.name)}[/]: {'goes on' if resumed else 'starts'}")
         self.bar.update(self.task, description=escape(run.name))
 
     def epoch(self, run: Run, done: int, row: dict[str, str]) -> None:
         """Show the newest epoch of the run."""
         score = float(row.get(f"val_{TESTED}") or "nan")
-        text = f"{escape(run.name)}: epoch {done}/{self.study.epochs}, {metric_name(TESTED)} {score:.3f}"
-        self.bar.update(self.task, description=text, completed=self.ended_runs * self.study.epochs + done)
+        text = f"{escape(run.name)}: epoch {done}/{run.epochs}, {metric_name(TESTED)} {score:.3f}"
+        self._show(run, done, text)
 
     def ended(self, outcome: Outcome) -> None:
         """Say how the run ended."""
-        self.ended_runs += 1
+        run = outcome.run
         if outcome.error:
             what, *log = outcome.error.splitlines()
             ending = f"[red]{escape(what)}[/]" + "".join(f"\n    {escape(line)}" for line in log[-1:])
         elif outcome.reused:
             ending = "was finished before"
         else:
-            ending = f"[green]finished[/] in {timedelta(seconds=round(time.monotonic() - self.begin))}"
-        self.console.print(f"  {escape(outcome.run.name)}: {ending}", highlight=False, soft_wrap=True)
-        self.bar.update(self.task, completed=self.ended_runs * self.study.epochs)
+            ending = f"[green]finished[/] in {duration(time.monotonic() - self.begin[run.folder])}"
+        self.console.print(f"  {escape(run.name)}: {ending}", highlight=False, soft_wrap=True)
+        self._show(run, run.epochs)
+
+    def _show(self, run: Run, done: int, text: str | None = None) -> None:
+        self.done[run.folder] = done
+        self.bar.update(self.task, description=text, completed=sum(self.done.values()))
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as people read it.
+
+    >>> duration(3700)
+    '1:01:40'
+    """
+    return str(timedelta(seconds=round(seconds)))
+
+
+def status_table(standings: list[Standing]) -> Table:
+    """Return the table of how far all runs of a study are."""
+    colours = {"finished": "green", "running": "cyan", "failed": "red", "other": "red"}
+    table = Table("Run", "State", "Epochs", "", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for there in standings:
+        detail = there.detail.splitlines()
+        if there.state == "failed":  # what failed, and the last words of it
+            detail = detail[:1] + detail[1:][-1:]
+        table.add_row(
+            escape(there.run.name),
+            f"[{colours.get(there.state, 'default')}]{there.state}[/]",
+            f"{there.epochs}/{there.run.epochs}",
+            escape("\n".join(detail)),
+        )
+    return table
 
 
 def summary_table(results: Results) -> Table:

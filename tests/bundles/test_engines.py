@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_lossext.engines import AugmentedBatch, cases_of, end_with_cause, is_true, prepare_run
+from monai_lossext.engines import (
+    AugmentedBatch,
+    cases_of,
+    end_with_cause,
+    is_true,
+    load_initial_weights,
+    prepare_run,
+)
 
 
 def batch(count: int = 16, height: int = 32, width: int = 48) -> dict[str, torch.Tensor]:
@@ -135,6 +142,46 @@ def test_cases_of_names_what_there_is() -> None:
     for section in ("validation", "test"):
         with pytest.raises(ValueError, match=rf"no section '{section}' with cases; it has training \(2 cases\)"):
             cases_of(datalist, section)
+
+
+@pytest.mark.parametrize(
+    ("saved", "complaint"),
+    [
+        (torch.nn.Linear(2, 3), r"weight is \(3, 2\) in the file and \(1, 2\) in the network, bias is"),
+        (torch.nn.Linear(2, 1, bias=False), "of another network: bias is missing$"),
+        (
+            torch.nn.Sequential(torch.nn.Linear(2, 1)),
+            "bias is missing, 0.weight is unknown and 1 more",
+        ),
+        ({"network": {}, "epoch": 3}, "holds more than weights; expected a file like models/best.pt"),
+        ([torch.ones(1)], "holds more than weights"),
+        (Path("x"), "cannot be read as weights: Weights only load failed"),
+        (None, "there is no file"),
+    ],
+)
+def test_weights_that_do_not_fit(tmp_path: Path, saved: object, complaint: str) -> None:
+    network, file = torch.nn.Linear(2, 1), tmp_path / "best.pt"
+    before = network.weight.clone()
+    if saved is not None:
+        torch.save(saved.state_dict() if isinstance(saved, torch.nn.Module) else saved, file)
+    with pytest.raises(ValueError, match=f"initial_weights: .*{complaint}"):
+        load_initial_weights(network, file)
+    assert torch.equal(network.weight, before)
+
+
+def test_a_broken_file_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match=r"initial_weights: .*best.pt cannot be read as weights"):
+        load_initial_weights(torch.nn.Linear(2, 1), tmp_path / "best.pt")
+
+
+def test_weights_are_loaded(tmp_path: Path) -> None:
+    network, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    torch.save(other.state_dict(), tmp_path / "best.pt")
+    load_initial_weights(network, None)
+    assert not torch.equal(network.weight, other.weight)
+    load_initial_weights(network, tmp_path / "best.pt")
+    assert torch.equal(network.weight, other.weight)
 
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:

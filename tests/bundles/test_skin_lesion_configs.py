@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export,
 
 from monai_lossext.losses import catalogue
 
-from .running import cause
+from .running import cause, flat
 
 Run = Callable[..., ConfigWorkflow]
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "skin_lesion_segmentation" / "configs"
@@ -107,6 +107,19 @@ def test_same_seed_same_weights_for_every_loss(workflow: Run, tmp_path: Path) ->
         states.append(torch.cat([value.flatten() for value in made.parser.get_parsed_content("network").parameters()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+def test_a_run_starts_from_given_weights(workflow: Run, trained: Path, tmp_path: Path) -> None:
+    best = trained / "models" / "best.pt"
+    made = workflow("train", "loss/mcc", output_dir=str(tmp_path), initial_weights=str(best))
+    made.initialize()
+    network = made.parser.get_parsed_content("network").state_dict()
+    assert flat(dict(network)) == flat(dict(torch.load(best, weights_only=True)))
+    assert not made.parser.get_parsed_content("optimizer").state
+    wrong = workflow("train", output_dir=str(tmp_path), initial_weights=str(trained / "models" / "last.pt"))
+    with pytest.raises(RuntimeError) as error:
+        wrong.initialize()
+    assert "initial_weights: " in cause(error.value)
 
 
 def test_network_can_be_changed_in_one_place(workflow: Run, tmp_path: Path) -> None:

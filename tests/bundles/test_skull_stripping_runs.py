@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from monai_lossext.cli import app
 
-from .running import KILLED, results, rows
+from .running import KILLED, flat, results, rows
 
 Run = Callable[..., ConfigWorkflow]
 COLUMNS = ["dice", "jaccard", "accuracy", "sensitivity", "specificity", "mcc", "hausdorff95_mm", "volume_difference_ml"]
@@ -54,6 +54,14 @@ def test_the_seed_decides(run_skull: Run, trained_skull: Path, tmp_path: Path) -
 
 def surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
+
+
+def test_a_run_starts_from_given_weights(skull_workflow: Run, trained_skull: Path, tmp_path: Path) -> None:
+    best = trained_skull / "models" / "best.pt"
+    made = skull_workflow("train", "loss/mcc", output_dir=str(tmp_path), initial_weights=str(best))
+    made.initialize()
+    network = made.parser.get_parsed_content("network").state_dict()
+    assert flat(dict(network)) == flat(dict(torch.load(best, weights_only=True)))
 
 
 def test_evaluation_scores_each_volume(run_skull: Run, trained_skull: Path) -> None:

@@ -17,6 +17,7 @@ from monai_lossext.compare.run import Outcome
 from monai_lossext.data import dermoscopy_phantom
 
 CASES = 14
+FAKE_BUNDLE = str(Path(__file__).with_name("fake_bundle.py"))
 
 
 class Recorder:
@@ -61,12 +62,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle with overlays of known quality, run by fake_bundle.py."""
-    monkeypatch.setattr(run, "BUNDLE_COMMAND", [sys.executable, str(Path(__file__).with_name("fake_bundle.py"))])
+    monkeypatch.setattr(run, "BUNDLE_COMMAND", [sys.executable, FAKE_BUNDLE])
     monkeypatch.setattr(run, "POLL_SECONDS", 0.02)
     configs = tmp_path / "bundle" / "configs"
     (configs / "loss").mkdir(parents=True)
     datalist = {"training": [{}], "validation": [{}] * CASES, "testing": [{}] * CASES}
-    train = {"epochs": 3, "dataset_dir": "", "learning_rate": 0.1, "datalist": datalist, "loss": None}
+    train = {"epochs": 3, "dataset_dir": "", "learning_rate": 0.1, "datalist": datalist, "loss": {}}
+    train |= {"fold": None, "folds": None, "split_file": None, "initial_weights": None}
     (configs / "train.yaml").write_text(yaml.safe_dump(train), encoding="utf-8")
     (configs / "evaluate.yaml").write_text("section: validation\n", encoding="utf-8")
     write_overlay = overlay_writer(configs / "loss")
@@ -76,9 +78,10 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def overlay_writer(folder: Path) -> Callable[..., Path]:
-    def write(name: str, skill: float = 1.0, fail: str = "") -> Path:
+    def write(name: str, skill: float = 1.0, fail: str = "", seconds: float = 0) -> Path:
         path = folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump({"loss": {"skill": skill, "fail": fail}}), encoding="utf-8")
+        loss = {"skill": skill, "fail": fail} | ({"seconds": seconds} if seconds else {})
+        path.write_text(yaml.safe_dump({"loss": loss}), encoding="utf-8")
         return path
 
     return write
@@ -86,7 +89,7 @@ def overlay_writer(folder: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def write_overlay(bundle: Path) -> Callable[..., Path]:
-    """Add an overlay to the bundle: name, skill, fail."""
+    """Add an overlay to the bundle: name, skill, fail, seconds of an epoch."""
     return overlay_writer(bundle / "configs" / "loss")
 
 
@@ -94,8 +97,9 @@ def write_overlay(bundle: Path) -> Callable[..., Path]:
 def plan(bundle: Path, pictures: Path, tmp_path: Path) -> Callable[..., Study]:
     """Plan a study of the bundle: losses with commas, and the options of plan_study."""
 
-    def plan(losses: str = "SoftDiceLoss,mcc", **options: object) -> Study:
+    def plan(losses: str | list[object] = "SoftDiceLoss,mcc", **options: object) -> Study:
         options = {"dataset_dir": pictures, "output": tmp_path / "study", **options}
-        return plan_study(bundle, losses.split(","), **options)  # type: ignore[arg-type]
+        items = losses.split(",") if isinstance(losses, str) else losses
+        return plan_study(bundle, items, **options)  # type: ignore[arg-type]
 
     return plan

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 import yaml
 
 from monai_lossext.compare import run
+from monai_lossext.compare.job import read_state
 from monai_lossext.compare.plan import Study
-from monai_lossext.compare.run import read_state, run_study
+from monai_lossext.compare.run import run_study
 
 from .conftest import CASES, Recorder
 
@@ -39,7 +42,7 @@ def test_every_loss_is_trained_and_evaluated(plan: Callable[..., Study], watcher
         assert state["settings"]["seed"] == outcome.run.seed
     written = yaml.safe_load((study.output / "study.yaml").read_text(encoding="utf-8"))
     assert (written["seeds"], written["section"]) == ([0, 1], "validation")
-    assert [loss["label"] for loss in written["losses"]] == ["SoftDiceLoss", "MatthewsCorrelationLoss"]
+    assert written["losses"] == ["SoftDiceLoss", "mcc"]
 
 
 def test_progress_is_told(plan: Callable[..., Study], watcher: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,9 +114,10 @@ def test_a_killed_training_goes_on(
 
 
 def test_an_evaluation_that_writes_nothing_is_a_failure(
-    plan: Callable[..., Study], watcher: Recorder, monkeypatch: pytest.MonkeyPatch
+    plan: Callable[..., Study], watcher: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "BUNDLE_COMMAND", ["true"])
+    (tmp_path / "nothing.py").touch()
+    monkeypatch.setattr(run, "BUNDLE_COMMAND", [sys.executable, str(tmp_path / "nothing.py")])
     outcomes = run_study(plan(), watcher)
     assert {outcome.error for outcome in outcomes} == {"the evaluation failed: it wrote no evaluation/cases.csv"}
 
@@ -127,9 +131,10 @@ def test_an_interrupted_study_leaves_no_training_behind(
         def epoch(self, *_: object) -> None:
             raise KeyboardInterrupt
 
-    real = run.subprocess.Popen
-    monkeypatch.setattr(run.subprocess, "Popen", lambda *a, **k: processes.append(real(*a, **k)) or processes[-1])
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: processes.append(real(*a, **k)) or processes[-1])
     with pytest.raises(KeyboardInterrupt):
         run_study(plan(epochs=10**6), Impatient())
     assert [process.poll() is not None for process in processes] == [True]
-    assert read_state(plan(epochs=10**6).runs()[0].folder)["trained"] is False
+    state = read_state(plan(epochs=10**6).runs()[0].folder)
+    assert (state["trained"], "error" in state) == (False, False)
