@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from monai_lossext.compare.results import TESTED, Results, metric_name
+from monai_lossext.compare.metrics import TESTED, metric_name
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.statistics import ALPHA, Comparison, smallest_p
 
 MAX_SENTENCES = 6

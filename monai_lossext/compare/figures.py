@@ -18,7 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_lossext.compare.results import TESTED, Results, metric_name
+from monai_lossext.compare.metrics import TESTED, metric_name
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.statistics import bandwidth, case_scores, density
 from monai_lossext.compare.volumes import axial_slices, is_volume
 from monai_lossext.data import binary_mask

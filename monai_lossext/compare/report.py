@@ -20,8 +20,9 @@ from markupsafe import Markup
 import monai_lossext
 from monai_lossext.compare.conclusions import findings, format_p, limits, method
 from monai_lossext.compare.figures import box_plot, density_plot, learning_curves, loss_curves, overlays
+from monai_lossext.compare.metrics import TESTED, metric_name
 from monai_lossext.compare.plan import Run
-from monai_lossext.compare.results import TESTED, Results, metric_name
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import bundle_command
 from monai_lossext.compare.statistics import summarise
 from monai_lossext.files import replace_file

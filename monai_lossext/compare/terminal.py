@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from monai_lossext.compare.conclusions import format_p
+from monai_lossext.compare.metrics import METRICS, TESTED, metric_name
 from monai_lossext.compare.plan import Run, Study
 from monai_lossext.compare.report import summary_rows
-from monai_lossext.compare.results import METRICS, TESTED, Results, metric_name
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import Outcome
 
 SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has all

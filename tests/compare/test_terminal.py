@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from monai_lossext.compare.metrics import METRICS
 from monai_lossext.compare.plan import Study
-from monai_lossext.compare.results import METRICS, Results
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import Outcome, run_study
 from monai_lossext.compare.terminal import SHORT_NAMES, TerminalWatcher, summary_table
 
