@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 import monai_lossext
+from monai_lossext.text import printable
 
 app = typer.Typer(
     help="Segmentation losses for medical imaging, and honest comparisons between them.",
@@ -41,7 +42,7 @@ def _one_line(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(error)}", err=True)
         raise typer.Exit(2) from None
 
 

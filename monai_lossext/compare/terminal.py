@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -17,6 +17,7 @@ from monai_lossext.compare.plan import Run, Study
 from monai_lossext.compare.report import summary_rows
 from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import Outcome
+from monai_lossext.text import printable
 
 SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has all
     "jaccard": "Jaccard",
@@ -26,6 +27,11 @@ SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has a
     "sensitivity": "Sens.",
     "specificity": "Spec.",
 }
+
+
+def escape(text: str) -> str:
+    """Keep a name or message from being read as markup, or obeyed by the terminal."""
+    return escape_markup(printable(text))
 
 
 class TerminalWatcher:
