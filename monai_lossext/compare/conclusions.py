@@ -162,21 +162,14 @@ def _undefined(results: Results) -> list[str]:
     for metric in results.metrics:
         counts = [undefined.loc[loss, metric] for loss in results.losses]
         if any(counts):
-            same = len(set(counts)) == 1
-            each = (
-                str(counts[0])
-                if same
-                else ", ".join(f"{n} {loss}" for n, loss in zip(counts, results.losses, strict=True))
-            )
-            told.append(f"{metric_name(metric)} {each}")
+            each = [f"{loss} {count}" for loss, count in zip(results.losses, counts, strict=True)]
+            told.append(f"{metric_name(metric)} {counts[0] if len(set(counts)) == 1 else ', '.join(each)}")
     if not told:
         return []
     return [
-        "Scores that are undefined, and left out, by metric: "
-        + "; ".join(told)
-        + ". A sensitivity is undefined without"
-        " an object, a specificity without background, a correlation where either mask is empty or full: where the"
-        " numbers differ, a loss whose masks are empty in hard cases looks better than it is."
+        f"Scores that are undefined and left out: {'; '.join(told)}. A sensitivity is undefined without an object, a"
+        " specificity without background, a correlation where either mask is empty or full: where the numbers differ,"
+        " a loss whose masks are empty in hard cases looks better than it is."
     ]
 
 
