@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -54,10 +56,12 @@ def described(profile: Profile) -> list[tuple[str, str]]:
 def _list(title: str, advice: list[Advice], console: Console) -> None:
     if advice:
         console.print(f"\n[bold]{title}[/]")
-    for number, item in enumerate(advice, start=1):
+    # Losses that the same property speaks for or against stand together.
+    for _, group in groupby(advice, key=lambda item: id(item.rule)):
+        items = list(group)
         lines = Table.grid(padding=(0, 1), pad_edge=True)
-        lines.add_row("measured:", escape(printable(item.property)))
-        lines.add_row("why:", escape(item.rule.reason))
-        lines.add_row("source:", escape(item.rule.source))
-        console.print(f"{number}. {item.loss}", highlight=False)
+        lines.add_row("measured:", escape(printable(items[0].property)))
+        lines.add_row("why:", escape(items[0].rule.reason))
+        lines.add_row("source:", escape(items[0].rule.source))
+        console.print(f"• {', '.join(item.loss for item in items)}", highlight=False)
         console.print(lines)

@@ -83,6 +83,9 @@ def read_results(study: Study, outcomes: list[Outcome]) -> Results:
     table = pd.concat(cases, ignore_index=True)
     found = [column for column in table if column not in NO_METRICS]
     metrics = [metric for metric in METRICS if metric in found] + [metric for metric in found if metric not in METRICS]
+    asked = getattr(study, "metrics", ())
+    if asked:
+        metrics = [metric for metric in metrics if metric in asked or metric == TESTED]
     failed = [outcome for outcome in outcomes if outcome.error]
     return Results(study, table, pd.concat(histories, ignore_index=True), metrics, failed)
 
