@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from typer.core import TyperGroup
 
 import monai_lossext
+from monai_lossext.text import printable
 
 if TYPE_CHECKING:
     from monai_lossext.compare.plan import Study
@@ -46,7 +47,7 @@ def _one_line(*errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable(error)}", err=True)
         raise typer.Exit(2) from None
 
 
@@ -400,3 +401,30 @@ def synthesize(
         else:
             written = write_dermoscopy_phantoms(folder, cases or 240, seed=seed)
         typer.echo(f"written: {written}")
+
+
+@app.command()
+def recommend(
+    datalist: Annotated[Path, typer.Argument(help="Datalist as JSON, or the folder of a data set.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Folder of the bundle to train (default: the nearest of this package).")
+    ] = None,
+    study: Annotated[Path | None, typer.Option(help="Write the study file here as well.")] = None,
+) -> None:
+    """Look at the labels of a data set and say which losses to try first and which to avoid, each with its source."""
+    from monai_lossext.advice.recommend import recommend as read_and_advise
+    from monai_lossext.advice.recommend import study_file
+    from monai_lossext.advice.show import show
+    from monai_lossext.data import DatalistError
+    from monai_lossext.files import replace_file
+
+    with _one_line(DatalistError, OSError):
+        if bundle is not None and not (bundle / "configs" / "train.yaml").is_file():
+            raise DatalistError(f"--bundle: {bundle} is not a bundle, it has no configs/train.yaml")
+        recommendation = read_and_advise(datalist)
+        text = study_file(recommendation, datalist, bundle)
+        show(recommendation, Console())
+        typer.echo(printable(text))
+        if study is not None:
+            replace_file(study, text)
+            typer.echo(f"written: {printable(study)}", err=True)

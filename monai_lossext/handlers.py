@@ -21,10 +21,10 @@ from monai.engines import Evaluator, Workflow
 from monai.metrics import (
     compute_confusion_matrix_metric,
     compute_dice,
-    compute_hausdorff_distance,
     compute_iou,
     get_confusion_matrix,
 )
+from monai.metrics.utils import get_edge_surface_distance
 from monai.utils import set_determinism
 from torch import Tensor
 
@@ -48,6 +48,7 @@ __all__ = [
     "TermSchedule",
     "VolumeTable",
     "case_metrics",
+    "picture_metrics",
     "volume_metrics",
 ]
 
@@ -244,6 +245,22 @@ def case_metrics(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
     return {name: values[:, 0] for name, values in (overlap | ratios).items()}
 
 
+def picture_metrics(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Score every picture of a batch by itself, with distances in pixels.
+
+    Args:
+        prediction: masks of 0 and 1, (B, 1, W, H).
+        target: the true masks, likewise.
+
+    Returns:
+        As :func:`case_metrics`, and "hausdorff_px" and "hausdorff95_px", the larger of the two directed maxima and 95 %
+        quantiles of the distance between outlines; each (B,). A distance is 0 when both masks are empty, and the
+        picture's diagonal when one is.
+    """
+    longest, most = _outline_distances(prediction, target, [1.0] * (target.ndim - 2))
+    return case_metrics(prediction, target) | {"hausdorff_px": longest, "hausdorff95_px": most}
+
+
 def volume_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> dict[str, Tensor]:
     """Score every volume of a batch by itself, with what millimetres are needed for.
 
@@ -253,36 +270,48 @@ def volume_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float])
         spacing: of the voxels, in mm.
 
     Returns:
-        As :func:`case_metrics`, and "hausdorff95_mm", the larger of the two directed 95 % quantiles of the distance
-        between surfaces, and "volume_difference_ml", the absolute one; each (B,). The distance is 0 when both masks are
-        empty, and the volume's diagonal when one is.
+        As :func:`case_metrics`; "hausdorff_mm" and "hausdorff95_mm", the larger of the two directed maxima and 95 %
+        quantiles of the distance between surfaces; "volume_difference_ml", the absolute one; each (B,). A distance is 0
+        when both masks are empty, and the volume's diagonal when one is.
 
     >>> ball, other = torch.zeros(2, 1, 1, 9, 9, 9)
     >>> ball[..., 2:5, 2:5, 2:5] = other[..., 4:7, 2:5, 2:5] = 1
     >>> scores = volume_metrics(ball, other, spacing=(2, 1, 1))
-    >>> scores["hausdorff95_mm"].item(), scores["volume_difference_ml"].item()
-    (4.0, 0.0)
+    >>> [scores[name].item() for name in ("hausdorff_mm", "hausdorff95_mm", "volume_difference_ml")]
+    [4.0, 4.0, 0.0]
+    """
+    longest, most = _outline_distances(prediction, target, spacing)
+    sizes = [mask.flatten(1).sum(1, dtype=torch.float64) for mask in (prediction, target)]
+    difference = (sizes[0] - sizes[1]).abs() * torch.as_tensor(spacing, dtype=torch.float64).prod() / 1000
+    distances = {"hausdorff_mm": longest, "hausdorff95_mm": most}
+    return case_metrics(prediction, target) | distances | {"volume_difference_ml": difference}
+
+
+def _outline_distances(prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The Hausdorff distance and its 95 % variant, (B,) each, from one measurement of the surfaces.
+
+    MONAI's compute_hausdorff_distance would measure them twice, and has no number for an empty mask.
     """
     mm = torch.as_tensor(spacing, dtype=torch.float64)
-    sizes = [mask.flatten(1).sum(1, dtype=torch.float64) for mask in (prediction, target)]
-    distance = torch.zeros_like(sizes[0])
-    both = (sizes[0] > 0) & (sizes[1] > 0)
-    distance[(sizes[0] > 0) != (sizes[1] > 0)] = (mm * torch.tensor(target.shape[2:])).norm()
+    inside = [mask.flatten(1).any(1) for mask in (prediction, target)]
+    longest, most = torch.zeros(2, len(target), dtype=torch.float64)
+    longest[inside[0] != inside[1]] = most[inside[0] != inside[1]] = (mm * torch.tensor(target.shape[2:])).norm()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of MONAI, to itself
-        for index in both.nonzero()[:, 0].tolist():
-            pair = prediction[index : index + 1], target[index : index + 1]
-            distance[index] = compute_hausdorff_distance(*pair, True, percentile=95, spacing=mm.tolist())[0, 0]
-    difference = (sizes[0] - sizes[1]).abs() * mm.prod() / 1000
-    return case_metrics(prediction, target) | {"hausdorff95_mm": distance, "volume_difference_ml": difference}
+        for index in (inside[0] & inside[1]).nonzero()[:, 0].tolist():
+            masks = prediction[index, 0].float(), target[index, 0].float()
+            distances = get_edge_surface_distance(*masks, spacing=mm.tolist(), symmetric=True)[1]
+            longest[index] = max(directed.max() for directed in distances)
+            most[index] = max(torch.quantile(directed, 0.95) for directed in distances)
+    return longest, most
 
 
 class CaseTable:
     """Write the scores of every case to `cases.csv`, and its predicted mask to `masks/<case>.png`.
 
-    The columns are case, image, label and those of :func:`case_metrics`; an undefined score is an empty cell. The
-    folder appears when all is evaluated, in place of an earlier one. For evaluators whose batches have "case", in one
-    process.
+    The columns are case, image, label, foreground (the share of the pixels that the label marks) and those of
+    :func:`picture_metrics`; an undefined score is an empty cell. The folder appears when all is evaluated, in place of
+    an earlier one. For evaluators whose batches have "case", in one process.
 
     Args:
         folder: of the table and the masks.
@@ -313,12 +342,13 @@ class CaseTable:
             case = item["case"]
             values = {name: value.item() for name, value in self.scores(output["pred"], output["label"]).items()}
             defined = {name: "" if np.isnan(value) else value for name, value in values.items()}
-            self.rows.append({key: self.items[case][key] for key in ("case", "image", "label")} | defined)
+            names = {key: self.items[case][key] for key in ("case", "image", "label")}
+            self.rows.append(names | {"foreground": output["label"].double().mean().item()} | defined)
             self.save_mask(output["pred"], self.partial / "masks" / case)
 
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the scores of one case, from its masks (1, *S)."""
-        return case_metrics(prediction[None], target[None])
+        """Return the scores of one picture, from its masks (1, W, H)."""
+        return picture_metrics(torch.as_tensor(prediction.cpu())[None], torch.as_tensor(target.cpu())[None])
 
     def save_mask(self, prediction: Tensor, path: Path) -> None:
         """Write a mask (1, W, H); the path has no suffix yet."""
@@ -336,8 +366,8 @@ class CaseTable:
 class VolumeTable(CaseTable):
     """Write the scores of every volume to `cases.csv`, and its predicted mask to `masks/<case>.nii.gz`.
 
-    The columns are case, image, label and those of :func:`volume_metrics`. Takes the arguments of :class:`CaseTable`,
-    and follows an evaluator whose "pred" and "label" are MetaTensors, which know their affine.
+    The columns are case, image, label, foreground and those of :func:`volume_metrics`. Takes the arguments of
+    :class:`CaseTable`, and follows an evaluator whose "pred" and "label" are MetaTensors, which know their affine.
     """
 
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:

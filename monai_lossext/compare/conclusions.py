@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from monai_lossext.compare.results import TESTED, Results, metric_name
-from monai_lossext.compare.statistics import ALPHA, Comparison, smallest_p
+from monai_lossext.compare.metrics import TESTED, metric_name
+from monai_lossext.compare.results import Results
+from monai_lossext.compare.statistics import ALPHA, RESAMPLES, Comparison, smallest_p
 
 MAX_SENTENCES = 6
 METRIC = metric_name(TESTED)
@@ -58,21 +59,51 @@ def _no_difference(rest: list[Comparison], tested: int) -> str:
             f"For none of the {tested} pairs of losses was a difference in the {METRIC} shown (smallest p {least})."
         )
     else:
-        sentence = f"For the other {len(rest)} of {tested} pairs no difference in the {METRIC} was shown."
+        pairs = "one other" if len(rest) == 1 else f"other {len(rest)}"
+        sentence = f"For the {pairs} of {tested} pairs no difference in the {METRIC} was shown."
     return f"{sentence} That is no evidence of equality: these cases just do not tell them apart."
 
 
-def method(results: Results) -> str:
-    """Say which test was used and why."""
+def ranking(results: Results) -> list[str]:
+    """Say how the losses rank on the tested metric, and which of them belong together."""
+    tested = next((ranking for ranking in results.rankings if ranking.metric == TESTED), None)
+    if tested is None:
+        return []
+    ranks = ", ".join(f"{loss} {rank:.2f}" for loss, rank in tested.mean_ranks.sort_values(kind="stable").items())
+    inferior = f" Inferior to all others: {', '.join(tested.inferior_to_all)}." if tested.inferior_to_all else ""
+    sentences = [
+        f"Top-ranked group by the mean {METRIC} (the best mean, and every loss that the bootstrap does not find"
+        f" inferior to it): {', '.join(tested.top)}.{inferior}",
+        f"Mean ranks over the {tested.n} cases, 1 being best: {ranks}.",
+    ]
+    if len(results.losses) > 2:
+        verdict = "The losses do not all rank alike" if tested.p < ALPHA else "No difference in the ranks was shown"
+        sentences.append(
+            f"{verdict}: Friedman's test, chi-square {tested.statistic:.2f}, p {format_p(tested.p)}; Kendall's W"
+            f" {tested.concordance:.2f}, where 1 means that every case ranks the losses in the same order and 0 that"
+            " the cases do not agree at all."
+        )
+    return sentences
+
+
+def method(results: Results) -> list[str]:
+    """Say which tests were used and why."""
     how = " or ".join(sorted({pair.method for pair in results.comparisons}))
     tested = len(results.comparisons)
     correction = f" after Holm's correction for the {tested} pairs tested" if tested > 1 else ""
-    return (
+    return [
         f"Two-sided Wilcoxon signed-rank test of the {METRIC} of every case, p-value by {how}. It is paired, because"
         " all losses are scored on the same cases and some cases are hard for all of them; it uses ranks, because such"
         " scores are bounded and skewed, which a t-test does not allow for. Cases with equal scores are left out of the"
-        f" ranks. A difference is called one when p is below {ALPHA}{correction}."
-    )
+        f" ranks. A difference is called one when p is below {ALPHA}{correction}.",
+        "How large a difference is: the median difference over the cases with its 95 % confidence interval (order"
+        " statistics), and the rank-biserial correlation r, from -1 (the second loss is always higher) over 0 to 1 (the"
+        " first is always higher).",
+        f"The ranking is that of Eelbode et al. 2020: the cases are drawn anew {RESAMPLES:,} times with replacement,"
+        " the same cases for all losses, and a loss is inferior to another when fewer than 5 % of the mean differences"
+        " say otherwise. It compares means, where the Wilcoxon test compares ranks, and it is not corrected for the"
+        " number of losses: it orders them, and is no proof of a difference.",
+    ]
 
 
 def limits(results: Results) -> list[str]:
@@ -100,12 +131,46 @@ def limits(results: Results) -> list[str]:
             "The weights were chosen by their score on these same validation cases, so all scores are somewhat too"
             " good. Compare on held-out cases (--section testing) for their true level."
         )
+    if "fold" in results.cases:
+        sentences.append(
+            f"The cases of {results.cases['fold'].nunique()} folds are pooled, and those of one fold share a trained"
+            " network: they are less independent than the test takes them to be."
+        )
+    sentences += _missing_runs(results)
     sentences.append(
-        f"Only the {METRIC} was tested. The other metrics are for looking at: whoever picks the one that differs most"
-        " will find differences that are none."
+        f"The findings rest on the {METRIC} alone, which was chosen beforehand. Each other metric is corrected by"
+        " itself only: whoever picks the one that differs most will find differences that are none."
     )
+    sentences += _undefined(results)
     sentences.append("This is one data set, one network and one recipe; another may rank the losses differently.")
     return sentences
+
+
+def _missing_runs(results: Results) -> list[str]:
+    runs = results.cases.groupby("loss")[results.runs].apply(lambda rows: len(rows.drop_duplicates()))
+    fewer = [loss for loss in results.losses if runs[loss] < runs.max()]
+    if not fewer:
+        return []
+    counts = ", ".join(f"{loss} {runs[loss]}" for loss in fewer)
+    return [f"Fewer trainings than of the other losses ({runs.max()}) have results: {counts}. Compare those with care."]
+
+
+def _undefined(results: Results) -> list[str]:
+    """Tell of cases that a metric leaves out, which can favour the loss that causes them."""
+    undefined = results.cases.groupby("loss")[results.metrics].agg(lambda column: int(column.isna().sum()))
+    told = []
+    for metric in results.metrics:
+        counts = [undefined.loc[loss, metric] for loss in results.losses]
+        if any(counts):
+            each = [f"{loss} {count}" for loss, count in zip(results.losses, counts, strict=True)]
+            told.append(f"{metric_name(metric)} {counts[0] if len(set(counts)) == 1 else ', '.join(each)}")
+    if not told:
+        return []
+    return [
+        f"Scores that are undefined and left out: {'; '.join(told)}. A sensitivity is undefined without an object, a"
+        " specificity without background, a correlation where either mask is empty or full: where the numbers differ,"
+        " a loss whose masks are empty in hard cases looks better than it is."
+    ]
 
 
 def format_p(p: float) -> str:

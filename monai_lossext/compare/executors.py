@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Protocol
@@ -86,6 +87,8 @@ class RayExecutor:
         except ImportError:
             raise StudyError('--executor: ray is not installed: pip install "monai_lossext[ray]"') from None
         self.ray = ray
+        if execution.address is not None:
+            _check_address(execution.address)
         options: dict[str, Any] = {"address": execution.address or "local", "log_to_driver": False}
         if execution.address is None:
             options |= {"include_dashboard": False}
@@ -120,6 +123,17 @@ class RayExecutor:
 
     def __exit__(self, *_: object) -> None:
         self.ray.shutdown()  # ends the workers, and with them the processes that they have started
+
+
+def _check_address(address: str) -> None:
+    """Refuse a host and port where nobody answers, which Ray would go on asking for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in address or not port.isdigit():
+        return  # "auto", or a client's address
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise StudyError(f"--address: cannot use the Ray cluster {address}: {error}") from error
 
 
 def available_threads() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -12,21 +13,26 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_lossext.compare.results import TESTED, Results, metric_name
-from monai_lossext.compare.statistics import bandwidth, case_scores, density
+from monai_lossext.compare.conclusions import format_p
+from monai_lossext.compare.metrics import FOREGROUND, TESTED, higher_is_better, metric_name
+from monai_lossext.compare.results import Results
+from monai_lossext.compare.statistics import Comparison, bandwidth, case_scores, density, size_bins
 from monai_lossext.compare.volumes import axial_slices, is_volume
 from monai_lossext.data import binary_mask
+from monai_lossext.text import printable
 
 # Ten colours that stay apart for colour-blind eyes (Petroff 2021, arXiv:2107.02270); an eleventh loss starts again with
 # another line style.
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 LINES = ("-", "--", ":", "-.")
+VERDICTS = ("#f6b26b", "#ececec", "#9cc4ea")  # worse, not shown to differ, better
 WIDTH = 5.4  # inches: letters of 9 points are still readable on a phone
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -101,8 +107,9 @@ def loss_curves(results: Results) -> Picture:
 
 
 def _curves(axes: Axes, histories: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
-    """Draw a line per seed; an epoch that was not validated has no value."""
-    for _, curve in histories.dropna(subset=column).groupby("seed"):
+    """Draw a line per training; an epoch that was not validated has no value."""
+    runs = [name for name in ("fold", "seed") if name in histories]
+    for _, curve in histories.dropna(subset=column).groupby(runs):
         axes.plot(curve["epoch"], curve[column], marker="o" if len(curve) < 4 else "", markersize=3, **style)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
 
@@ -128,13 +135,15 @@ def box_plot(results: Results, metric: str) -> Picture:
         patch.set(facecolor=style[loss]["color"], alpha=0.75)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(metric_name(metric))
+    axes.set_xlabel(_directed(metric))
     defined = [loss for loss in results.losses if scores[loss].notna().any()]
     medians = "; ".join(f"{loss} {scores[loss].median():.3f}" for loss in defined)
     caption = (
         f"{metric_name(metric)} of every case: median and quartiles, whiskers of 1.5 interquartile ranges, mean (◇)."
     )
-    return Picture(f"box-{metric}", caption, f"Box plot of the {metric_name(metric)}. Medians: {medians}.", figure)
+    return Picture(
+        _file_name(f"box-{metric}"), caption, f"Box plot of the {metric_name(metric)}. Medians: {medians}.", figure
+    )
 
 
 @matplotlib.rc_context(STYLE)
@@ -152,13 +161,78 @@ def density_plot(results: Results, metric: str) -> Picture:
         elif values.size:  # equal values have no density
             axes.axvline(values[0], label=f"{_short(loss)} (all equal)", **style[loss])
     axes.set_ylim(bottom=0)
-    axes.set(xlabel=metric_name(metric), ylabel="density")
+    axes.set(xlabel=_directed(metric), ylabel="density")
     figure.legend(loc="outside lower center", ncols=2)
     defined = [loss for loss in results.losses if scores[loss].notna().any()]
     ranges = "; ".join(f"{loss} {scores[loss].min():.3f} to {scores[loss].max():.3f}" for loss in defined)
     caption = f"Density of the {metric_name(metric)} over the cases, from the lowest to the highest observed value."
     alt = f"Density curves of the {metric_name(metric)}. Observed ranges: {ranges}."
-    return Picture(f"density-{metric}", caption, alt, figure)
+    return Picture(_file_name(f"density-{metric}"), caption, alt, figure)
+
+
+@matplotlib.rc_context(STYLE)
+def significance_matrix(results: Results) -> Picture:
+    """Draw the verdict on every pair of losses: is the row's loss better or worse than the column's?"""
+    losses = results.losses
+    size = len(losses)
+    figure = Figure(figsize=(WIDTH, min(WIDTH, 0.42 * size + 1.6)), layout="constrained")
+    axes = figure.subplots()
+    verdicts, texts = np.zeros((size, size)), {}
+    for pair in results.comparisons:
+        for here, there in ((pair.first, pair.second), (pair.second, pair.first)):
+            row, column = losses.index(here), losses.index(there)
+            verdicts[row, column] = (1 if pair.better == here else -1) if pair.significant else 0
+            sign = {1: "▲ ", -1: "▼ ", 0: ""}[int(verdicts[row, column])]
+            texts[row, column] = sign + format_p(pair.p_holm).removeprefix("= ").replace(" ", "")
+    axes.imshow(verdicts, cmap=ListedColormap(VERDICTS), vmin=-1, vmax=1, aspect="auto")
+    letters = 8 if size <= 6 else 6.5 if size <= 10 else 5
+    for (row, column), text in texts.items():
+        axes.text(column, row, text, ha="center", va="center", fontsize=letters)
+    for place in range(size):
+        axes.text(place, place, "–", ha="center", va="center", fontsize=letters)
+    names = [_short(loss, 24) for loss in losses]
+    axes.set_xticks(range(size), names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), names)
+    axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.grid(visible=False)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    shown = [f"{pair.better} better than {_other(pair)}" for pair in results.comparisons if pair.significant]
+    alt = "; ".join(shown) or "no pair differs"
+    caption = (
+        f"{metric_name(TESTED)} of every pair: the row's loss is better (blue, ▲) or worse (orange, ▼) than the"
+        " column's, or no difference was shown (grey). The numbers are p-values after Holm's correction."
+    )
+    return Picture("significance", caption, f"Matrix of the tests of all pairs of losses: {alt}.", figure)
+
+
+def _other(pair: Comparison) -> str:
+    return pair.second if pair.better == pair.first else pair.first
+
+
+@matplotlib.rc_context(STYLE)
+def object_size(results: Results, metric: str) -> Picture:
+    """Draw the mean score over the cases of each tenth by object size, from the smallest objects to the largest."""
+    bins, style = size_bins(results.cases, metric), _line_styles(results)
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.22 * ceil(len(style) / 2)), layout="constrained")
+    axes = figure.subplots()
+    for loss in results.losses:
+        axes.plot(bins[FOREGROUND], bins[loss], marker="o", markersize=3.5, label=_short(loss), **style[loss])
+    positive = bins[FOREGROUND] > 0
+    if positive.all() and bins[FOREGROUND].max() > 20 * bins[FOREGROUND].min():
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
+    axes.set(xlabel="object size, % of the image (median of each tenth)", ylabel=f"mean {metric_name(metric)}")
+    figure.legend(loc="outside lower center", ncols=2)
+    caption = (
+        f"{metric_name(metric)} by object size: the cases are sorted by the share of the image that the reference marks"
+        f" and split into {len(bins)} groups of about {bins['n'].median():.0f}."
+    )
+    ends = "; ".join(f"{loss} {bins[loss].iloc[0]:.3f} to {bins[loss].iloc[-1]:.3f}" for loss in results.losses)
+    alt = f"Curves of the mean {metric_name(metric)} by object size. From the smallest to the largest objects: {ends}."
+    return Picture("object-size", caption, alt, figure)
 
 
 def overlays(results: Results) -> Iterator[Picture]:
@@ -182,16 +256,19 @@ def overlays(results: Results) -> Iterator[Picture]:
     }
     name = metric_name(TESTED)
     for kind, case in chosen.items():
-        values = scores.loc[case]
-        listed = "; ".join(f"{loss} {values[loss]:.3f}" for loss in results.losses)
+        rows = results.cases[results.cases["case"] == case]
+        first = rows.drop_duplicates("loss").set_index("loss")
+        listed = "; ".join(f"{loss} {first.loc[loss, TESTED]:.3f}" for loss in results.losses)
         caption = f"{explain[kind]}: {case}. Reference in white, prediction in colour, {name} above."
+        if len(rows) > len(first):
+            caption += " Each loss's first training is shown, with its own score."
         alt = f"{explain[kind]}, {case}: outlines on the picture. {name}: {listed}."
-        yield Picture(f"overlay-{kind}", caption, alt, _outlines(results, case, values))
+        yield Picture(f"overlay-{kind}", caption, alt, _outlines(results, first))
 
 
 @matplotlib.rc_context(STYLE)
-def _outlines(results: Results, case: str, values: pd.Series) -> Figure:
-    rows = results.cases[results.cases["case"] == case].drop_duplicates("loss").set_index("loss")
+def _outlines(results: Results, rows: pd.DataFrame) -> Figure:
+    values = rows[TESTED]
     style = _line_styles(results)
     if is_volume(rows["label"].iloc[0]):
         picture, reference, masks = axial_slices(rows["image"].iloc[0], rows["label"].iloc[0], rows["mask"])
@@ -249,4 +326,14 @@ def _line_styles(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def _short(label: str, length: int = 30) -> str:
+    label = printable(label)
     return label if len(label) <= length else f"{label[: length - 1]}…"
+
+
+def _directed(metric: str) -> str:
+    return metric_name(metric) if higher_is_better(metric) else f"{metric_name(metric)}, lower is better"
+
+
+def _file_name(text: str) -> str:
+    """A name for a file: columns of other people's bundles may be called anything."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text)

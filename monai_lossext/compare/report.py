@@ -15,25 +15,45 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from monai_lossext.compare.conclusions import findings, format_p, limits, method
-from monai_lossext.compare.figures import box_plot, density_plot, learning_curves, loss_curves, overlays
-from monai_lossext.compare.results import TESTED, Results, metric_name
+from monai_lossext.compare.conclusions import findings, format_p, limits, method, ranking
+from monai_lossext.compare.figures import (
+    box_plot,
+    density_plot,
+    learning_curves,
+    loss_curves,
+    object_size,
+    overlays,
+    significance_matrix,
+)
+from monai_lossext.compare.metrics import FOREGROUND, TESTED, higher_is_better, metric_name
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import bundle_command
 from monai_lossext.compare.statistics import summarise
 from monai_lossext.compare.status import versions
 from monai_lossext.files import replace_file
+from monai_lossext.text import printable
+
+COLUMNS = 6  # metrics side by side: what fits a printed page
+LEAST_CASES_FOR_SIZES = 20  # fewer than two cases a tenth say nothing about sizes
 
 
 class SummaryRow(NamedTuple):
-    """A loss with mean ± standard error of each metric, and the corrected p-value against the baseline, if any."""
+    """A loss with mean ± standard error of each metric, and the corrected p-value against the baseline, if any.
+
+    `marks` says of each metric whether the loss is in the "top" group, "inferior" to all others, or "".
+    """
 
     loss: str
     cells: dict[str, str]
+    marks: dict[str, str]
     p: float | None
 
 
 def write_report(results: Results) -> Path:
-    """Write the report folder: report.html, report.md, cases.csv, summary.csv, comparisons.csv and figures/.
+    """Write the report folder: report.html, report.md, tables as CSV and figures/.
+
+    The tables: cases.csv (every score), summary.csv (a row per loss and metric), comparisons.csv (a row per metric and
+    pair), rankings.csv (a row per metric and loss), bootstrap.csv (a row per metric and pair).
 
     Returns:
         The path of report.html, which holds its figures and can be sent and opened by itself.
@@ -41,35 +61,60 @@ def write_report(results: Results) -> Path:
     study = results.study
     folder = study.output / "report"
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    _write_table(folder / "cases.csv", results.cases[["loss", "seed", "case", *results.metrics]])
+    described = [FOREGROUND] if FOREGROUND in results.cases else []
+    _write_table(folder / "cases.csv", results.cases[["loss", *results.runs, "case", *described, *results.metrics]])
     _write_table(folder / "summary.csv", summarise(results.cases, results.metrics))
-    _write_table(folder / "comparisons.csv", pd.DataFrame([asdict(pair) for pair in results.comparisons]))
+    pairs = [*results.comparisons, *results.secondary]
+    _write_table(folder / "comparisons.csv", pd.DataFrame([asdict(pair) for pair in pairs]))
+    _write_table(folder / "rankings.csv", _rankings_table(results))
+    bootstrap = [ranking.pairs.assign(metric=ranking.metric, n=ranking.n) for ranking in results.rankings]
+    _write_table(folder / "bootstrap.csv", pd.concat(bootstrap) if bootstrap else pd.DataFrame())
 
     notes = []
     curves = [learning_curves(results), loss_curves(results)]
+    verdicts = [significance_matrix(results)] if results.comparisons else []
     defined = [metric for metric in results.metrics if results.cases[metric].notna().any()]
     distributions = [plot(results, metric) for metric in defined for plot in (box_plot, density_plot)]
+    sizes = []
+    if not described:
+        notes.append("Scores by object size are not drawn: the evaluation of this bundle does not tell the sizes.")
+    elif results.cases["case"].nunique() < LEAST_CASES_FOR_SIZES:
+        notes.append(f"Scores by object size are not drawn: that takes {LEAST_CASES_FOR_SIZES} cases or more.")
+    else:
+        sizes.append(object_size(results, "dice" if "dice" in defined else TESTED))
     try:
         outlines = list(overlays(results))
     except OSError as error:  # the pictures may have been moved since the training; all else can still be told
         outlines = []
         notes.append(f"The outlines could not be drawn: {error}")
-    data = {picture.name: picture.png() for picture in [*curves, *distributions, *outlines]}
+    data = {picture.name: picture.png() for picture in [*curves, *verdicts, *distributions, *sizes, *outlines]}
     for name, png in data.items():
         replace_file(folder / "figures" / f"{name}.png", png)
 
     run = study.runs()[0]
+    means = results.cases.pivot_table(index="loss", columns=results.runs, values=TESTED)
     context = {
         "study": study,
         "results": results,
         "cases": results.cases["case"].nunique(),
         "tested": metric_name(TESTED),
         "rows": summary_rows(results),
+        "metric_groups": [
+            results.metrics[begin : begin + COLUMNS] for begin in range(0, len(results.metrics), COLUMNS)
+        ],
+        "ranking": ranking(results),
         "method": method(results),
-        "seed_means": results.cases.pivot_table(index="loss", columns="seed", values=TESTED).loc[results.losses],
+        "secondary": secondary_rows(results),
+        "run_names": [_run_name(results.runs, values) for values in means.columns],
+        "run_means": means.loc[results.losses],
         "findings": findings(results),
         "limits": limits(results),
-        "sections": {"Learning curves": curves, "Scores of the cases": distributions, "Pictures": outlines},
+        "verdicts": verdicts,
+        "sections": {
+            "Learning curves": curves,
+            "Scores of the cases": [*distributions[:2], *sizes, *distributions[2:]],
+            "Pictures": outlines,
+        },
         "notes": notes,
         "commands": [shlex.join(["python", *bundle_command(run, evaluate=evaluate)[1:]]) for evaluate in (False, True)],
         "versions": versions(study),
@@ -80,10 +125,16 @@ def write_report(results: Results) -> Path:
         loader=PackageLoader("monai_lossext.compare"),
         autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # names and messages of others
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"p": format_p, "metric": metric_name, "breakable": _breakable, "md": _markdown}
+    environment.filters |= {
+        "p": _p,
+        "metric": _directed,
+        "breakable": _breakable,
+        "md": _markdown,
+    }
     for name in ("report.md", "report.html"):
         replace_file(folder / name, environment.get_template(name).render(context))
     return folder / "report.html"
@@ -95,27 +146,100 @@ def summary_rows(results: Results) -> list[SummaryRow]:
     cases = results.cases["case"].nunique()
     baseline = results.study.label(results.study.baseline)
     p = {frozenset((pair.first, pair.second)): pair.p_holm for pair in results.comparisons}
+    rankings = {ranking.metric: ranking for ranking in results.rankings}
     rows = []
     for loss in results.losses:
-        cells = {}
+        cells, marks = {}, {}
         for metric in results.metrics:
             n, mean, error = summary.loc[(loss, metric), ["n", "mean", "standard_error"]]
-            cells[metric] = f"{mean:.3f} ± {error:.3f}" if n else "n/a"
+            digits = 3 if higher_is_better(metric) else 2  # of millimetres, pixels and millilitres
+            cells[metric] = f"{mean:.{digits}f} ± {error:.{digits}f}" if n else "n/a"
             if 0 < n < cases:  # a metric may be undefined for some cases, which must not pass unseen
                 cells[metric] += f" (n = {n:.0f})"
-        rows.append(SummaryRow(loss, cells, p.get(frozenset((loss, baseline)))))
+            ranked = rankings.get(metric)
+            in_top, behind = (ranked and loss in ranked.top), (ranked and loss in ranked.inferior_to_all)
+            marks[metric] = "top" if in_top else "inferior" if behind else ""
+        rows.append(SummaryRow(loss, cells, marks, p.get(frozenset((loss, baseline)))))
     return rows
+
+
+class SecondaryRow(NamedTuple):
+    """What the tests say on one of the metrics that were not chosen beforehand."""
+
+    metric: str
+    n: int
+    best: str
+    top: int
+    inferior_to_all: str
+    friedman_p: float | None
+    pairs: int
+    below: int
+
+
+def secondary_rows(results: Results) -> list[SecondaryRow]:
+    """Return a row per metric that is not the tested one, for people to read."""
+    pairs = pd.DataFrame([{"metric": pair.metric, "below": pair.significant} for pair in results.secondary])
+    rows = []
+    for ranked in results.rankings:
+        if ranked.metric != TESTED:
+            of_metric = pairs[pairs["metric"] == ranked.metric]
+            rows.append(
+                SecondaryRow(
+                    ranked.metric,
+                    ranked.n,
+                    ranked.best,
+                    len(ranked.top),
+                    ", ".join(ranked.inferior_to_all) or "–",
+                    ranked.p if ranked.p == ranked.p else None,
+                    len(of_metric),
+                    int(of_metric["below"].sum()),
+                )
+            )
+    return rows
+
+
+def _rankings_table(results: Results) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "metric": ranked.metric,
+            "loss": loss,
+            "n": ranked.n,
+            "mean_rank": ranked.mean_ranks[loss],
+            "top_ranked": loss in ranked.top,
+            "inferior_to_all": loss in ranked.inferior_to_all,
+            "friedman_statistic": ranked.statistic,
+            "friedman_p": ranked.p,
+            "kendall_w": ranked.concordance,
+        }
+        for ranked in results.rankings
+        for loss in results.losses
+    )
+
+
+def _run_name(columns: list[str], values: object) -> str:
+    """The name of a training by its fold and seed."""
+    values = values if isinstance(values, tuple) else (values,)
+    return ", ".join(f"{column} {value}" for column, value in zip(columns, values, strict=True))
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:
     replace_file(path, table.to_csv(index=False, lineterminator="\n"))
 
 
+def _p(p: float) -> str:
+    return format_p(p).removeprefix("= ")
+
+
+def _directed(metric: str) -> str:
+    return metric_name(metric) if higher_is_better(metric) else f"{metric_name(metric)} ↓"
+
+
 def _breakable(name: str) -> Markup:
     """Let a long name in a table go on in the next line, at its capitals and underscores."""
-    return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z])|(?<=_)", name))
+    return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z])|(?<=_)", printable(name)))
 
 
 def _markdown(text: object) -> str:
-    """Keep names and messages from being read as Markdown or HTML."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(str(text), quote=False))
+    """Keep names and messages from being read as Markdown or HTML, and from ending their line."""
+    line = " ".join(printable(text).split())
+    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", html.escape(line, quote=False))

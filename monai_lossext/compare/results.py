@@ -8,22 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from monai_lossext.compare.metrics import FOREGROUND, METRICS, TESTED, with_f_scores
 from monai_lossext.compare.plan import Study, StudyError
 from monai_lossext.compare.run import Outcome
-from monai_lossext.compare.statistics import Comparison, compare_pairs
+from monai_lossext.compare.statistics import Comparison, Ranking, compare_pairs, rank_losses
 
-# What the columns of cases.csv are called in reports, in their order there. Any other column is called by its own name.
-METRICS = {
-    "jaccard": "Jaccard index",
-    "dice": "Dice coefficient",
-    "mcc": "Matthews correlation",
-    "accuracy": "Accuracy",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "hausdorff95_mm": "95 % Hausdorff distance (mm)",
-    "volume_difference_ml": "Volume difference (ml)",
-}
-TESTED = "jaccard"
+NO_METRICS = frozenset(("loss", "seed", "fold", "case", "image", "label", "mask", FOREGROUND))
 
 
 @dataclass(frozen=True)
@@ -32,8 +22,9 @@ class Results:
 
     Attributes:
         study: the study.
-        cases: a row a run and case: ``loss``, ``seed``, ``case``, paths ``image``, ``label``, ``mask``, the `metrics`.
-        histories: a row a run and epoch: ``loss``, ``seed`` and the columns of history.csv.
+        cases: a row a run and case: ``loss``, ``seed``, ``case``, paths ``image``, ``label``, ``mask``, the `metrics`;
+            also ``fold`` where the study has folds, and ``foreground`` where the bundle tells it.
+        histories: a row a run and epoch: ``loss``, ``seed``, perhaps ``fold``, and the columns of history.csv.
         metrics: the metrics' columns.
         failed: the runs that are missing.
     """
@@ -50,15 +41,26 @@ class Results:
         present = set(self.cases["loss"])
         return [loss.label for loss in self.study.losses if loss.label in present]
 
+    @property
+    def runs(self) -> list[str]:
+        """The columns that tell the runs of a loss apart: the seed, and the fold where there are several."""
+        return [column for column in ("fold", "seed") if column in self.cases]
+
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """The tests of all pairs of losses."""
+        """The tests of all pairs of losses on the metric that was chosen beforehand."""
         return compare_pairs(self.cases, TESTED)
 
+    @cached_property
+    def secondary(self) -> list[Comparison]:
+        """The same tests on all other metrics, each corrected by itself."""
+        return [pair for metric in self.metrics if metric != TESTED for pair in compare_pairs(self.cases, metric)]
 
-def metric_name(metric: str) -> str:
-    """Return what a metric's column is called in reports."""
-    return METRICS.get(metric, metric)
+    @cached_property
+    def rankings(self) -> list[Ranking]:
+        """The ranking of the losses on every metric that allows one."""
+        rankings = [rank_losses(self.cases, metric) for metric in self.metrics]
+        return [ranking for ranking in rankings if ranking is not None]
 
 
 def read_results(study: Study, outcomes: list[Outcome]) -> Results:
@@ -72,12 +74,14 @@ def read_results(study: Study, outcomes: list[Outcome]) -> Results:
         if missing:
             raise StudyError(f"{folder / 'cases.csv'} lacks the columns {', '.join(sorted(missing))}")
         names = table[["case", "image", "label"]]
-        table = names.join(table.drop(columns=names.columns).replace("", "nan").astype(float))
+        table = with_f_scores(names.join(table.drop(columns=names.columns).replace("", "nan").astype(float)))
         masks = [_mask_of(folder / "masks", case) for case in table["case"]]
-        cases.append(table.assign(loss=run.loss.label, seed=run.seed, mask=masks))
-        histories.append(pd.read_csv(run.folder / "history.csv").assign(loss=run.loss.label, seed=run.seed))
+        fold = run.fold
+        which = {"loss": run.loss.label, "seed": run.seed} | ({} if fold is None else {"fold": fold})
+        cases.append(table.assign(**which, mask=masks))
+        histories.append(pd.read_csv(run.folder / "history.csv").assign(**which))
     table = pd.concat(cases, ignore_index=True)
-    found = [column for column in table if column not in ("loss", "seed", "case", "image", "label", "mask")]
+    found = [column for column in table if column not in NO_METRICS]
     metrics = [metric for metric in METRICS if metric in found] + [metric for metric in found if metric not in METRICS]
     metrics = _chosen(metrics, study.metrics)
     failed = [outcome for outcome in outcomes if outcome.error]

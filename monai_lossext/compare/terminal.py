@@ -8,16 +8,18 @@ from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from monai_lossext.compare.conclusions import format_p
+from monai_lossext.compare.metrics import METRICS, TESTED, metric_name
 from monai_lossext.compare.plan import Run, Study
 from monai_lossext.compare.report import summary_rows
-from monai_lossext.compare.results import METRICS, TESTED, Results, metric_name
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import Outcome
 from monai_lossext.compare.status import Standing
+from monai_lossext.text import printable
 
 SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has all
     "jaccard": "Jaccard",
@@ -27,6 +29,11 @@ SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has a
     "sensitivity": "Sens.",
     "specificity": "Spec.",
 }
+
+
+def escape(text: str) -> str:
+    """Keep a name or message from being read as markup, or obeyed by the terminal."""
+    return escape_markup(printable(text))
 
 
 class TerminalWatcher:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
+from monai.metrics import compute_hausdorff_distance
 from PIL import Image
 from sklearn import metrics
 
-from monai_lossext.handlers import CaseTable, EpochSeed, RunCheckpoints, RunHistory, case_metrics
+from monai_lossext.compare.metrics import with_f_scores
+from monai_lossext.handlers import (
+    CaseTable,
+    EpochSeed,
+    RunCheckpoints,
+    RunHistory,
+    case_metrics,
+    picture_metrics,
+    volume_metrics,
+)
 
+EXAMPLES = json.loads((Path(__file__).parents[1] / "losses" / "worked_examples.json").read_text())["examples"]
 NAN = float("nan")
 EMPTY, LESION, FULL = np.zeros((4, 5)), np.eye(4, 5), np.ones((4, 5))
 
@@ -59,6 +73,57 @@ def test_scores_at_the_edges(prediction: np.ndarray, target: np.ndarray, expecte
     assert [value.item() for value in scores.values()] == pytest.approx(list(expected), nan_ok=True)
 
 
+@pytest.mark.parametrize("name", ["metric", "metric2"])
+def test_scores_of_the_worked_examples(name: str) -> None:
+    examples = [example for example in EXAMPLES if example["name"].startswith(f"{name}_")]
+    pair = masks(np.array(examples[0]["p"])), masks(np.array(examples[0]["g"]))
+    scores = {key: value.item() for key, value in picture_metrics(*pair).items()}
+    volume = volume_metrics(*(mask[..., None] for mask in pair), spacing=(1, 1, 1))
+    scores["avd_voxels"] = 1000 * volume["volume_difference_ml"].item()
+    scores["hausdorff"] = scores["hausdorff_px"]
+    scores |= with_f_scores(pd.DataFrame([scores])).iloc[0].to_dict() | {"f1": scores["dice"]}
+    known = {example["formula_id"].removeprefix("MET.").lower(): example["expected"] for example in examples}
+    known = {key: value for key, value in known.items() if "hamming" not in key}  # no metric of a case
+    assert len(known) == 6
+    assert {key: scores[key] for key in known} == pytest.approx(known, abs=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.5, 2])
+def test_f_scores_are_scikit_learns(beta: float) -> None:
+    """Also where nothing overlaps, and 1 when both masks are empty."""
+    random = np.random.default_rng(1)
+    prediction, target = random.random((2, 6, 24, 20)) > np.linspace(0.1, 0.95, 6)[:, None, None]
+    prediction[0], target[1], target[2], prediction[2] = 0, 0, 0, 0
+    prediction[3] &= ~target[3]
+    scores = with_f_scores(
+        pd.DataFrame({k: v.numpy() for k, v in case_metrics(masks(*prediction), masks(*target)).items()})
+    )
+    expected = [
+        metrics.fbeta_score(t.ravel(), p.ravel(), beta=beta, zero_division=1.0)
+        for p, t in zip(prediction, target, strict=True)
+    ]
+    assert expected[:4] == [0, 0, 1, 0]
+    assert scores[f"f{beta}"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_distances_are_monais() -> None:
+    """Where both masks hold something; empty masks have a number of their own."""
+    random = np.random.default_rng(2)
+    prediction, target = (masks(*picture) for picture in random.random((2, 3, 24, 20)) > 0.9)
+    prediction[2] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [
+            compute_hausdorff_distance(prediction, target, include_background=True, percentile=percentile)[:, 0]
+            for percentile in (None, 95)
+        ]
+    scores = picture_metrics(prediction, target)
+    for name, values in zip(("hausdorff_px", "hausdorff95_px"), expected, strict=True):
+        assert scores[name][:2].tolist() == pytest.approx(values[:2].tolist())
+        assert scores[name][2].item() == pytest.approx((24**2 + 20**2) ** 0.5)
+    assert picture_metrics(prediction[2:], prediction[2:])["hausdorff_px"].tolist() == [0]
+
+
 def table(folder: Path, prediction: np.ndarray, target: np.ndarray, case: str = "a") -> list[dict[str, str]]:
     """Write the table of one case and read it."""
     engine = Engine(lambda *_: [{"pred": masks(prediction)[0], "label": masks(target)[0]}])
@@ -76,13 +141,17 @@ def test_table_of_cases(tmp_path: Path) -> None:
         "case": "a",
         "image": "a.jpg",
         "label": "a.png",
+        "foreground": "0.0",
         "dice": "0.0",
         "jaccard": "0.0",
         "accuracy": row["accuracy"],
         "sensitivity": "",
         "specificity": row["accuracy"],
         "mcc": "",
+        "hausdorff_px": row["hausdorff_px"],
+        "hausdorff95_px": row["hausdorff_px"],
     }
+    assert float(row["hausdorff_px"]) == pytest.approx(41**0.5)
     assert float(row["accuracy"]) == pytest.approx(0.95)
     mask = np.asarray(Image.open(tmp_path / "evaluation" / "masks" / "a.png"))
     assert mask.shape == (5, 4)

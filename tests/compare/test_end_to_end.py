@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from monai_lossext.compare.check import plan_study
+from monai_lossext.compare.metrics import METRICS
 from monai_lossext.compare.report import write_report
-from monai_lossext.compare.results import METRICS, read_results
+from monai_lossext.compare.results import read_results
 from monai_lossext.compare.run import run_study
 from monai_lossext.data import write_dermoscopy_phantoms
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,11 +14,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from monai_lossext.compare.figures import COLOURS, box_plot
+from monai_lossext.compare.figures import COLOURS, box_plot, overlays, significance_matrix
 from monai_lossext.compare.plan import Study, StudyError
-from monai_lossext.compare.report import summary_rows, write_report
+from monai_lossext.compare.report import secondary_rows, summary_rows, write_report
 from monai_lossext.compare.results import Results, read_results
-from monai_lossext.compare.run import run_study
+from monai_lossext.compare.run import Outcome, run_study
 
 from .conftest import CASES, Recorder
 from .fake_bundle import METRICS
@@ -60,7 +61,7 @@ def test_the_report_is_one_page_that_needs_no_other_file(study_results: Callable
     path = write_report(study_results())
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    assert len(page.images) == 2 + 2 * len(METRICS) + 4
+    assert len(page.images) == 3 + 2 * len(METRICS) + 4
     for image in page.images:
         kind, _, data = str(image["src"]).partition("base64,")
         assert kind == "data:image/png;"
@@ -90,6 +91,39 @@ def test_names_and_messages_are_shown_and_not_obeyed(
     assert {file.stem for file in figures.iterdir()} >= {"overlay-best", "overlay-worst", "box-jaccard"}
 
 
+HOSTILE = "<script>alert(1)</script> $(rm -rf ~) `id`; \x1b[31m\x1b]0;owned\x07 | **b** [x](javascript:y)\n# heading"
+
+
+def test_hostile_names_and_messages_do_no_harm(study_results: Callable[..., Results]) -> None:
+    """Names of cases and columns, and the lines of a log, in the page, in Markdown and in the names of files."""
+    results = study_results("SoftDiceLoss,mcc")
+    renamed = {"mcc": "../../<img src=x onerror=y>|`"}
+    cases = results.cases.rename(columns=renamed)
+    cases["case"] = cases["case"].replace("case_03", HOSTILE)
+    cases.loc[cases["case"] == HOSTILE, "jaccard"] = -1.0
+    failed = [Outcome(results.study.runs()[0], f"the training failed: exit code 1\n{HOSTILE}")]
+    results = replace(results, cases=cases, metrics=["jaccard", "dice", *renamed.values()], failed=failed)
+    path = write_report(results)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b", "a"})
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    assert "<script>alert(1)</script> $(rm -rf ~) `id`;" in page.text
+    assert sum("<script>" in str(image["alt"]) for image in page.images) == 1
+    markdown = path.with_name("report.md").read_text(encoding="utf-8")
+    for text in (path.read_text(encoding="utf-8"), markdown):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
+        assert "owned" not in text
+    assert "<script" not in markdown
+    assert not re.search(r"^# heading", markdown, re.MULTILINE)
+    assert r"\[x\](javascript:y)" in markdown
+    assert "](javascript" not in markdown.replace(r"\](", "")
+    assert r"\*\*b\*\*" in markdown
+    assert r"\`id\`" in markdown
+    figures = path.with_name("figures")
+    assert {file.parent for file in path.parents[1].rglob("*.png") if "runs" not in file.parts} == {figures}
+    assert (figures / "box-.._.._img_src_x_onerror_y_.png").is_file()
+
+
 def test_every_case_name_can_be_drawn(study_results: Callable[..., Results], plan: Callable[..., Study]) -> None:
     results = study_results()
     worst = results.cases["case"] == "<b>&$a_1$"
@@ -113,7 +147,9 @@ def test_the_tables_hold_what_was_computed(study_results: Callable[..., Results]
     mean = cases.loc[cases["loss"] == "SoftDiceLoss", "dice"].mean()
     assert summary.loc[("SoftDiceLoss", "dice"), "mean"] == pytest.approx(mean)
     (pair,) = results.comparisons
-    assert pd.read_csv(path.with_name("comparisons.csv"))["p_holm"].tolist() == [pytest.approx(pair.p_holm)]
+    tests = pd.read_csv(path.with_name("comparisons.csv"))
+    assert list(tests["metric"]) == list(METRICS)
+    assert tests["p_holm"][0] == pytest.approx(pair.p_holm)
     page = Page(path.read_text(encoding="utf-8"))
     assert f"{mean:.3f} ± {summary.loc[('SoftDiceLoss', 'dice'), 'standard_error']:.3f}" in page.text
     assert "Mean Jaccard index of every training: Loss seed 0 seed 1" in page.text
@@ -136,6 +172,20 @@ def test_no_difference_is_not_called_one(study_results: Callable[..., Results]) 
     assert "has a higher" not in page.text
 
 
+def test_the_matrix_shows_what_the_tests_say(study_results: Callable[..., Results]) -> None:
+    results = study_results("SoftDiceLoss,mcc,monai_dice")
+    picture = significance_matrix(results)
+    axes = picture.figure.axes[0]
+    verdicts = np.asarray(axes.images[0].get_array())
+    for pair in results.comparisons:
+        row, column = (results.losses.index(loss) for loss in (pair.first, pair.second))
+        expected = (1 if pair.better == pair.first else -1) if pair.significant else 0
+        assert (verdicts[row, column], verdicts[column, row]) == (expected, -expected)
+    assert sorted(verdicts.ravel()) == [-1, -1, 0, 0, 0, 0, 0, 1, 1]
+    assert "MatthewsCorrelationLoss better than SoftDiceLoss" in picture.alt
+    assert "monai_dice better" not in picture.alt
+
+
 def test_undefined_scores_are_counted(study_results: Callable[..., Results]) -> None:
     results = study_results()
     soft_dice = results.cases["loss"] == "SoftDiceLoss"
@@ -145,6 +195,10 @@ def test_undefined_scores_are_counted(study_results: Callable[..., Results]) -> 
     assert first.cells["dice"] == f"0.500 ± 0.000 (n = {CASES - 3})"
     assert first.cells["mcc"] == "n/a"
     path = write_report(results)
+    page = Page(path.read_text(encoding="utf-8"))
+    told = re.search(r"undefined and left out: (.+?)\. A sens", page.text)
+    assert told is not None
+    assert told[1] == "Dice coefficient (F1) SoftDiceLoss 3, MatthewsCorrelationLoss 0; Matthews correlation 14"
     names = {file.stem for file in path.with_name("figures").iterdir()}
     assert "density-dice" in names
     assert "density-mcc" not in names
@@ -165,7 +219,73 @@ def test_pictures_that_were_moved_cost_only_the_outlines(study_results: Callable
     results.cases["image"] = "moved.jpg"
     page = Page(write_report(results).read_text(encoding="utf-8"))
     assert "The outlines could not be drawn: [Errno 2] No such file or directory: 'moved.jpg'" in page.text
-    assert len(page.images) == 2 + 2 * len(METRICS)
+    assert len(page.images) == 3 + 2 * len(METRICS)
+
+
+def test_marks_are_those_of_the_rankings(study_results: Callable[..., Results]) -> None:
+    results = study_results("SoftDiceLoss,mcc,monai_dice")
+    for row in summary_rows(results):
+        for ranked in results.rankings:
+            assert (row.marks[ranked.metric] == "top") == (row.loss in ranked.top)
+            if row.marks[ranked.metric] == "inferior":
+                assert row.loss in ranked.inferior_to_all
+    path = write_report(results)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "Top-ranked group by the mean Jaccard index" in page.text
+    assert "MatthewsCorrelationLoss. Mean ranks over the 14 cases" in page.text
+    assert sum(attributes.get("class") == "top" for tag, attributes in page.tags if tag == "td") == len(METRICS)
+    rankings = pd.read_csv(path.with_name("rankings.csv"))
+    assert rankings.groupby("metric")["top_ranked"].sum().tolist() == [1] * len(METRICS)
+    assert len(pd.read_csv(path.with_name("bootstrap.csv"))) == 3 * len(METRICS)
+    assert [(row.n, row.best, row.top, row.pairs) for row in secondary_rows(results)] == [
+        (CASES, "MatthewsCorrelationLoss", 1, 3)
+    ] * 2
+
+
+def test_scores_by_object_size_are_drawn_where_sizes_are_known(study_results: Callable[..., Results]) -> None:
+    results = study_results()
+    page = Page(write_report(results).read_text(encoding="utf-8"))
+    assert "does not tell the sizes" in page.text
+    few = replace(results, cases=results.cases.assign(foreground=0.1))
+    assert "takes 20 cases or more" in Page(write_report(few).read_text(encoding="utf-8")).text
+    many = pd.concat([few.cases.assign(case=few.cases["case"] + str(i), foreground=0.1 + i / 10) for i in range(3)])
+    page = Page(write_report(replace(results, cases=many)).read_text(encoding="utf-8"))
+    (alt,) = [str(image["alt"]) for image in page.images if "by object size" in str(image["alt"])]
+    for loss, score in few.cases.groupby("loss")["dice"].mean().items():
+        assert f"{loss} {score:.3f} to {score:.3f}" in alt
+
+
+def test_distances_are_marked_as_lower_is_better(study_results: Callable[..., Results]) -> None:
+    results = study_results()
+    cases = results.cases.rename(columns={"dice": "hausdorff95_px"})
+    page = Page(write_report(replace(results, cases=cases, metrics=["jaccard", "hausdorff95_px"])).read_text("utf-8"))
+    assert "95 % Hausdorff distance (pixels) ↓" in page.text
+    (row,) = secondary_rows(replace(results, cases=cases, metrics=["jaccard", "hausdorff95_px"]))
+    assert row.best == "SoftDiceLoss"  # whose values, here really its Dice coefficients, are lower
+
+
+def test_folds_are_told_apart(study_results: Callable[..., Results]) -> None:
+    results = study_results()
+    fold = results.cases.groupby("loss").cumcount() % 2
+    histories = pd.concat([results.histories.assign(fold=number) for number in (0, 1)])
+    results = replace(results, cases=results.cases.assign(fold=fold), histories=histories)
+    path = write_report(results)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "Mean Jaccard index of every training: Loss fold 0, seed 0 fold 1, seed 0" in page.text
+    assert "The cases of 2 folds are pooled" in page.text
+    assert list(pd.read_csv(path.with_name("cases.csv")))[:4] == ["loss", "fold", "seed", "case"]
+    assert f"{CASES} validation cases" in page.text
+
+
+def test_the_outlines_have_the_score_that_they_had(study_results: Callable[..., Results]) -> None:
+    results = study_results(seeds=(0, 1))
+    drawn = next(overlays(results))
+    case = re.search(r"losses: (.+?)\. Reference", drawn.caption)
+    assert case is not None
+    rows = results.cases[(results.cases["case"] == case[1]) & (results.cases["seed"] == 0)].set_index("loss")
+    titles = [axes.get_title() for axes in drawn.figure.axes if axes.get_title()]
+    assert titles[1:] == [f"{loss}\n{rows.loc[loss, 'jaccard']:.3f}" for loss in results.losses]
+    assert "first training is shown" in drawn.caption
 
 
 def test_colours_of_losses_do_not_depend_on_which_have_failed(

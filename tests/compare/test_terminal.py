@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
+from monai_lossext.compare.metrics import METRICS
 from monai_lossext.compare.plan import Study
-from monai_lossext.compare.results import METRICS, Results
+from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import Outcome, run_study
 from monai_lossext.compare.terminal import SHORT_NAMES, TerminalWatcher, summary_table
 
@@ -48,9 +49,10 @@ def test_names_are_not_markup(plan: Callable[..., Study], write_overlay: Callabl
     out = console(100, False)
     with TerminalWatcher(study, out) as watcher:
         watcher.started(study.runs()[0], resumed=True)
-        watcher.ended(Outcome(study.runs()[0], error="[bold]broken[/]"))
+        watcher.ended(Outcome(study.runs()[0], error="[bold]broken[/]\nlog \x1b[2J\x1b]0;owned\x07$(rm)\x07"))
     assert "1/2 [red]x[, seed 0: goes on" in shown(out)
-    assert "[red]x[, seed 0: [bold]broken[/]" in shown(out)
+    assert "[red]x[, seed 0: [bold]broken[/]\n    log $(rm)\ufffd" in shown(out)
+    assert not {"\x1b", "\x07"} & set(out.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_the_table_fits_a_terminal_of_eighty_columns(plan: Callable[..., Study]) -> None:

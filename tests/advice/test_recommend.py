@@ -1,0 +1,263 @@
+"""Labels are measured as they are, and every piece of advice has its source and the property that triggered it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from monai_lossext.advice.labels import find_labels, read_label
+from monai_lossext.advice.profile import CaseShape, Profile, measure, profile_of, summarise_shapes
+from monai_lossext.advice.recommend import BASELINE, TRIED, advise, recommend, study_file
+from monai_lossext.advice.rules import RULES
+from monai_lossext.cli import app
+from monai_lossext.data import (
+    DatalistError,
+    skin_lesion_datalist,
+    write_datalist,
+    write_dermoscopy_phantoms,
+    write_head_phantoms,
+)
+from monai_lossext.losses import catalogue
+
+NAMES = {entry.name for entry in catalogue()}
+LESIONS = Profile(
+    volumes=False,
+    cases=100,
+    classes=(1,),
+    foreground=0.13,
+    prior=0.19,
+    foreground_low=0.05,
+    foreground_high=0.4,
+    empty=0.0,
+    full=0.0,
+    objects=1,
+    object_voxels=6000,
+    object_size=6000,
+    several=0.01,
+    largest_alone=0.99,
+    border=0.05,
+    class_ratio=1.0,
+    spacing=(1.0, 1.0),
+    anisotropy=1.0,
+)
+PLAQUES = replace(
+    LESIONS,
+    volumes=True,
+    foreground=0.0035,
+    foreground_low=0.0008,
+    foreground_high=0.006,
+    objects=52,
+    object_voxels=3,
+    several=1.0,
+    largest_alone=0.62,
+    border=0.88,
+    spacing=(2.0, 2.0, 2.0),
+)
+BRAINS = replace(LESIONS, volumes=True, foreground=0.2, foreground_low=0.17, foreground_high=0.22, border=0.1)
+
+
+def save_volume(path: Path, classes: np.ndarray, spacing: tuple[float, ...] = (1, 1, 3)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(classes, np.diag([*spacing, 1.0])), path)
+    return path
+
+
+def test_objects_of_a_volume(tmp_path: Path) -> None:
+    classes = np.zeros((10, 9, 8), np.uint8)
+    classes[0:3, 0:3, 0:3] = 1  # in a corner: its centre and nothing else is inside
+    classes[5, 5, 5] = classes[6, 6, 6] = 1  # touch at a corner: one object
+    classes[8, 8, 0:2] = 4
+    shape = measure(save_volume(tmp_path / "a_lesions.nii.gz", classes))
+    assert shape.of_class == {1: 29, 4: 2}
+    assert shape.objects == (27, 2, 2)
+    assert (shape.border, shape.foreground, shape.voxels) == (30, 31, 720)
+    assert shape.spacing == pytest.approx((1, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([[0, 255], [0, 0]], {1: 1}), ([[0, 120], [200, 255]], {1: 2}), ([[0, 1], [2, 2]], {1: 1, 2: 2}), ([[0, 0]], {})],
+)
+def test_pictures_are_black_and_white_or_numbers_of_classes(
+    tmp_path: Path, values: list[list[int]], expected: dict[int, int]
+) -> None:
+    Image.fromarray(np.array(values, np.uint8)).save(tmp_path / "a_mask.png")
+    assert measure(tmp_path / "a_mask.png").of_class == expected
+
+
+def test_profile_puts_the_cases_together() -> None:
+    shapes = [
+        CaseShape(1000, {1: 90, 2: 10}, (60, 30, 10), 50, (1.0, 1.0, 2.0)),
+        CaseShape(1000, {1: 300}, (300,), 30, (1.0, 1.0, 2.0)),
+        CaseShape(1000, {}, (), 0, (1.0, 1.0, 2.0)),
+        CaseShape(100, {1: 100}, (100,), 10, (1.0, 1.0, 2.0)),
+    ]
+    profile = summarise_shapes(shapes, volumes=True)
+    assert (profile.cases, profile.classes, profile.empty, profile.full) == (4, (1, 2), 0.25, 0.25)
+    assert profile.prior == pytest.approx(500 / 3100)
+    assert profile.foreground == pytest.approx(0.3)
+    assert (profile.foreground_low, profile.foreground_high) == pytest.approx(np.quantile([0.1, 0.3, 1], [0.1, 0.9]))
+    assert (profile.objects, profile.object_voxels, profile.object_size) == (1, 60, 120)
+    assert (profile.several, profile.largest_alone) == pytest.approx((1 / 3, 2 * 60 / (60 + 100)))
+    assert profile.border == pytest.approx(0.1)
+    assert (profile.class_ratio, profile.anisotropy) == (49, 2)
+    with pytest.raises(DatalistError, match="none of the 1 labels holds an object"):
+        summarise_shapes(shapes[2:3], volumes=True)
+
+
+def test_every_rule_can_apply_and_names_losses_source_and_limits() -> None:
+    several = replace(BRAINS, classes=(1, 2), class_ratio=40, empty=0.1, anisotropy=3, spacing=(1, 1, 3))
+    wide = replace(LESIONS, foreground_low=0.01)
+    profiles = [LESIONS, PLAQUES, BRAINS, several, wide]
+    for rule in RULES:
+        assert any(rule.applies(profile) for profile in profiles), rule.reason
+        assert set(rule.first) | set(rule.avoid) <= NAMES
+        assert rule.first or rule.avoid
+        for text in (rule.source, rule.limits, rule.reason, rule.property(PLAQUES)):
+            assert len(text) > 5
+    assert [rule.applies(LESIONS) for rule in RULES].count(True) < len(RULES) / 2
+
+
+@pytest.mark.parametrize(
+    ("profile", "first"),
+    [
+        (LESIONS, ["MatthewsCorrelationLoss", "SoftDiceLoss", "DiceTopKLoss"]),
+        (PLAQUES, ["SoftDiceLoss", "DiceTopKLoss", "FocalTverskyLoss"]),
+        (BRAINS, ["FocalTverskyLoss", "LogCoshDiceLoss", "SoftDiceLoss"]),
+    ],
+)
+def test_three_losses_are_named_and_none_of_them_is_to_be_avoided(profile: Profile, first: list[str]) -> None:
+    tried, avoided = advise(profile)
+    assert [advice.loss for advice in tried] == first
+    assert len(first) == TRIED
+    assert not set(first) & {advice.loss for advice in avoided}
+    assert len({advice.loss for advice in avoided}) == len(avoided) > 0
+
+
+def test_the_measured_property_triggers_the_advice() -> None:
+    def avoided(profile: Profile) -> set[str]:
+        return {advice.loss for advice in advise(profile)[1]}
+
+    assert "BoundaryDistanceLoss" not in avoided(BRAINS)
+    assert {"BoundaryDistanceLoss", "HausdorffDistanceLoss"} <= avoided(replace(BRAINS, empty=0.02))
+    assert "HausdorffCVLoss" not in avoided(BRAINS)
+    assert "HausdorffCVLoss" in avoided(replace(BRAINS, anisotropy=3.0, spacing=(1.0, 1.0, 3.0)))
+    assert "HausdorffCVLoss" in avoided(replace(BRAINS, object_voxels=100))
+    assert "WeightedCrossEntropyLoss" not in avoided(BRAINS)
+    (advice,) = [advice for advice in advise(PLAQUES)[1] if advice.loss == "WeightedCrossEntropyLoss"]
+    assert "0.35 %" in advice.property
+    assert "Eelbode" in advice.rule.source
+
+
+def test_numbers_that_the_losses_are_known_by() -> None:
+    """What the rules call a property of a loss is one: see the catalogue's losses without gradient."""
+    without = {entry.name for entry in catalogue() if entry.without_gradient}
+    for rule in RULES:
+        if "tested in this package" in rule.source:
+            assert set(rule.avoid) <= without
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dermoscopy_phantoms(tmp_path_factory.mktemp("lesions") / "data", 12, progress=False)
+
+
+def test_a_folder_and_its_datalist_give_the_same_advice(lesions: Path, tmp_path: Path) -> None:
+    datalist = skin_lesion_datalist(lesions)
+    from_folder = recommend(lesions)
+    from_list = recommend(write_datalist(datalist, tmp_path / "datalist.json"))
+    assert repr(from_folder.profile) == repr(from_list.profile)  # holds a NaN
+    assert from_folder.profile.cases == len(datalist["training"]) < 12  # the test part stays unseen
+    shares = [np.mean(np.asarray(Image.open(item["label"])) > 0) for item in datalist["training"]]
+    assert from_folder.profile.foreground == pytest.approx(np.median(shares))
+
+
+def test_heads(tmp_path: Path) -> None:
+    folder = write_head_phantoms(tmp_path / "heads", 4, progress=False)
+    found = recommend(folder)
+    assert found.profile.volumes
+    assert found.labels.layout == "bids"
+    assert 0.02 < found.profile.foreground < 0.6
+    assert yaml.safe_load(study_file(found, folder))["bundle"] == "bundles/skull_stripping_3d"
+
+
+@pytest.mark.parametrize("place", ["labelsTr/a.nii.gz", "sub-01/a_lesions.nii.gz"])
+def test_labels_are_found_by_folder_or_name(tmp_path: Path, place: str) -> None:
+    classes = np.zeros((8, 8, 8), np.uint8)
+    classes[2, 2, 2] = classes[5, 5, 5] = 1
+    file = save_volume(tmp_path / place, classes)
+    save_volume(tmp_path / "sub-01" / "a_FLAIR.nii.gz", classes)
+    assert find_labels(tmp_path).files == [file]
+    study = yaml.safe_load(study_file(recommend(tmp_path), tmp_path))
+    assert study["bundle"] == "bundles/white_matter_lesion_3d"
+
+
+def test_errors_name_the_file_and_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(DatalistError, match="there is no such datalist or folder"):
+        recommend(tmp_path / "nothing")
+    with pytest.raises(DatalistError, match="labelsTr"):
+        recommend(tmp_path)
+    datalist = tmp_path / "list.json"
+    for text in ("{", "{}", '{"training": [{"image": "a"}]}'):
+        datalist.write_text(text)
+        with pytest.raises(DatalistError, match=r"list\.json: expected JSON with lists of items"):
+            recommend(datalist)
+    datalist.write_text(json.dumps({"training": [{"label": "gone.png"}]}))
+    with pytest.raises(DatalistError, match=r"1 of 1 labels are missing, the first: .*gone\.png"):
+        recommend(datalist)
+    (tmp_path / "gone.png").write_text("no picture")
+    with pytest.raises(DatalistError, match=r"gone\.png: cannot be read as a label"):
+        recommend(datalist)
+    wrong = save_volume(tmp_path / "half.nii.gz", np.full((3, 3, 3), 0.5, np.float32))
+    with pytest.raises(DatalistError, match=r"half\.nii\.gz: expected whole numbers from 0 to 255"):
+        read_label(wrong)
+    with pytest.raises(DatalistError, match="all pictures or all volumes"):
+        profile_of([wrong, datalist.with_suffix(".png")])
+
+
+def test_the_command_prints_a_study_that_can_be_read(lesions: Path, tmp_path: Path, bundles_dir: Path) -> None:
+    bundle, file = bundles_dir / "skin_lesion_segmentation", tmp_path / "study.yaml"
+    result = CliRunner().invoke(app, ["recommend", str(lesions), "--bundle", str(bundle), "--study", str(file)])
+    assert result.exit_code == 0, result.output
+    study = yaml.safe_load(file.read_text())
+    assert list(study) == ["bundle", "losses", "dataset_dir", "output", "seeds"]
+    assert (study["bundle"], study["dataset_dir"], study["seeds"]) == (str(bundle), str(lesions), 3)
+    assert BASELINE in study["losses"]
+    assert set(study["losses"]) <= NAMES
+    assert file.read_text() in result.stdout
+    for words in ("Try first", "Leave for later", "measured:", "source:", "arXiv:"):
+        assert words in result.stdout
+
+
+def test_a_loss_without_overlay_is_written_out(lesions: Path, tmp_path: Path) -> None:
+    overlays = tmp_path / "bundle" / "configs" / "loss"
+    overlays.mkdir(parents=True)
+    (overlays / "soft_dice.yaml").touch()
+    losses = yaml.safe_load(study_file(recommend(lesions), lesions, tmp_path / "bundle"))["losses"]
+    assert "SoftDiceLoss" in losses
+    written = [loss for loss in losses if isinstance(loss, dict)]
+    assert written
+    assert all(loss["_target_"] == f"monai_lossext.losses.{loss['name']}" for loss in written)
+
+
+def test_hostile_names(lesions: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb: [red]\x1b[31m$(rm)"
+    folder.symlink_to(lesions)
+    result = CliRunner().invoke(app, ["recommend", str(folder)])
+    assert result.exit_code == 0, result.output
+    assert "\x1b" not in result.output
+    assert yaml.safe_load(study_file(recommend(folder), folder))["dataset_dir"] == str(folder)
+    result = CliRunner().invoke(app, ["recommend", str(tmp_path / "\x1b[31mnothing")])
+    assert result.exit_code == 2
+    assert "\x1b" not in result.output
+    result = CliRunner().invoke(app, ["recommend", str(lesions), "--bundle", str(tmp_path)])
+    assert "--bundle" in result.output
+    assert result.exit_code == 2
