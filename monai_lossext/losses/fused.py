@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .parts import Slices, parts, spread
-from .precision import STEEPEST_LOGIT, accumulator_dtype, narrowed, times_slope_of_sigmoid
+from .precision import STEEPEST_LOGIT, accumulator_dtype, narrowed, softmax_into, times_slope_of_sigmoid
 from .reading import Rules
 
 
@@ -104,7 +104,7 @@ class Part:
         target = target.view(torch.uint8) if target.dtype == torch.bool else target  # to convert bool is slow
         labels = self.recipe.rules.labels and self.recipe.activation != "pair"  # of two, the second one's channel
         if target.dtype != self.scratch.dtype:
-            target = self.scratch.take("label" if labels else "g", target.shape).copy_(target)
+            target = self.scratch.take("voxels" if labels else "g", target.shape).copy_(target)
         return torch.eq(target, self.scratch.classes, out=self.scratch.take("g", self.z.shape)) if labels else target
 
     def probabilities(self) -> Tensor:
@@ -112,7 +112,9 @@ class Part:
         if self.recipe.activation is None:
             return self.z
         p = self.scratch.take("p", self.z.shape)
-        return torch.softmax(self.z, 1, out=p) if self.recipe.activation == "softmax" else torch.sigmoid(self.z, out=p)
+        if self.recipe.activation == "softmax":
+            return softmax_into(p, self.z, self.scratch.take("voxels", self.z[:, :1].shape))
+        return torch.sigmoid(self.z, out=p)
 
     def total(self, x: Tensor) -> Tensor:
         """Return the weighted sum of (B, C, *S) over the voxels: float32 will do, where no term is negative."""
@@ -172,7 +174,7 @@ class Part:
         self.gradient_of_probabilities(slopes, h)
         if activation == "softmax":
             p = self.probabilities().clamp_(min=math.exp(-STEEPEST_LOGIT))
-            mean = torch.sum(h.mul_(p), 1, keepdim=True, out=self.scratch.take("label", h[:, :1].shape))
+            mean = torch.sum(h.mul_(p), 1, keepdim=True, out=self.scratch.take("voxels", h[:, :1].shape))
             h.addcmul_(p, mean, value=-1)
         elif activation is not None:
             times_slope_of_sigmoid(h, self.z, self.scratch.take("p", h.shape))
