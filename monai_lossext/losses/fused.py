@@ -241,9 +241,10 @@ class FusedCounts(Function):
         """Return the sums, (5 to 7, B, C)."""
         ctx.save_for_backward(input, target, mask)
         ctx.recipe, ctx.plain = recipe, plain
-        rows: list[int] = []
+        tensors, rows = in_rows(input, target, mask), list[int]()
+        ctx.parts = list(parts(tensors[0], recipe.parts))  # another thread might cut otherwise
         shares, ctx.empty = [], []
-        for (samples, *_), part in walk(in_rows(input, target, mask), recipe):
+        for (samples, *_), part in walk(tensors, recipe, ctx.parts):
             shares.append(part.sums())
             rows += range(input.shape[0])[samples]
             ctx.empty.append(part.empty)
@@ -263,7 +264,7 @@ class FusedCounts(Function):
         gradient = torch.empty_like(input)
         *tensors, into = in_rows(input, target, mask, gradient)
         slopes = Slopes.of(upstream[0], ctx.recipe, into)
-        for where, part in walk(tensors, ctx.recipe, ctx.empty):
+        for where, part in walk(tensors, ctx.recipe, ctx.parts, ctx.empty):
             part.gradient(slopes if len(input) == 1 else slopes[where[0]], into[where])
         return gradient, None, None, None, None
 
@@ -275,13 +276,15 @@ def in_rows(*tensors: Tensor | None) -> list[Any]:
     return list(tensors)
 
 
-def walk(tensors: Sequence[Any], recipe: Recipe, empty: Sequence[bool] | None = None) -> Iterator[tuple[Slices, Part]]:
+def walk(
+    tensors: Sequence[Any], recipe: Recipe, parts: Sequence[Slices], empty: Sequence[bool] | None = None
+) -> Iterator[tuple[Slices, Part]]:
     """Yield where each part of input, target and mask is, and the part, which lives until the next one.
 
     In a second walk it is known which parts are empty.
     """
     input, target, mask = tensors
     scratch = Scratch(input)
-    for where, known in zip(parts(input, recipe.parts), empty or itertools.repeat(None), strict=False):
+    for where, known in zip(parts, empty or itertools.repeat(None), strict=False):
         of_mask = None if mask is None else mask[where]
         yield where, Part(recipe, scratch, input[where], target[where], of_mask, known)

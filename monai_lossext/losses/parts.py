@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-# Elements of the input in one part. On a CPU a part and what is made of it stay in the cache, but each operation still
-# takes much longer than its call; on a GPU each operation has to be large enough to fill the device.
-LARGEST_PART = {"cpu": 2**18}
+# Elements of the input in one part. On a CPU each thread's share of it and of what is made of it stays in its cache,
+# but each operation still takes much longer than its call; on a GPU each has to be large enough to fill the device.
+LARGEST_PART_OF_A_THREAD = 2**17
 LARGEST_PART_ELSEWHERE = 2**22
 SMALLEST_PART = 2**17
 
@@ -23,7 +24,8 @@ def parts(x: Tensor, at_least: int = 10) -> Iterator[Slices]:
         x: what to cut.
         at_least: how many parts to make of all but small volumes, so that what is made of one is small beside them.
     """
-    largest = LARGEST_PART.get(x.device.type, LARGEST_PART_ELSEWHERE)
+    on_cpu = x.device.type == "cpu"
+    largest = LARGEST_PART_OF_A_THREAD * torch.get_num_threads() if on_cpu else LARGEST_PART_ELSEWHERE
     limit = max(1, min(max(x.numel() // at_least, SMALLEST_PART), largest) // max(x.shape[1], 1))
     for samples, *space in blocks((x.shape[0], *x.shape[2:]), limit):
         yield (samples, slice(None), *space)

@@ -123,6 +123,17 @@ def test_gradcheck_and_second_derivatives(channels):
     assert torch.autograd.gradgradcheck(lambda z: loss(z, label), x)
 
 
+def test_another_number_of_threads_before_the_backward_pass_changes_nothing(monkeypatch):
+    x = torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.zeros(1, 1, 40, 40)
+    target[..., 13:15, 5:30] = 1  # most parts are empty
+    _, expected = cases.value_and_gradient(lambda z: SoftDiceLoss(sigmoid=True)(z, target), x.detach())
+    value = SoftDiceLoss(sigmoid=True)(x, target)
+    monkeypatch.setattr(engine, "SMALLEST_PART", 37)  # parts depend on the number of threads
+    (gradient,) = torch.autograd.grad(value, x)
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_functorch_takes_the_plain_path():
     x, label = random_case()
     loss = SoftDiceLoss(softmax=True, to_onehot_y=True)
