@@ -15,7 +15,7 @@ REAL_DATA = Path(os.environ.get("MONAI_LOSSEXT_TEST_DATA", ROOT.parent / "shared
 
 @pytest.fixture(autouse=True)
 def _same_locale() -> Iterator[None]:
-    """Undo the "C" locale that reading DICOM with SimpleITK leaves behind: it decides how text files are read."""
+    """Undo the "C" locale that writing DICOM with SimpleITK leaves behind: it decides how text files are read."""
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)

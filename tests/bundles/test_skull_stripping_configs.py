@@ -110,6 +110,23 @@ def test_boundary_schedule(run_skull: Run, tmp_path: Path) -> None:
     assert done.parser.get_parsed_content("loss").weights == pytest.approx({"dice": 0.98, "boundary": 0.02})
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "rates"),
+    [
+        ({"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 2}, [0.005, 0.0025, 0]),
+        ({"_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau", "patience": 0, "threshold": 9}, [5e-3, 5e-4, 5e-5]),
+    ],
+)
+def test_learning_rate_schedules(
+    skull_bundle: Path, run_skull: Run, tmp_path: Path, scheduler: dict[str, Any], rates: list[float]
+) -> None:
+    """Only a plateau's scheduler is told the loss; others would take it for the number of the epoch."""
+    if skull_bundle.name.endswith("3d") and "patience" in scheduler:
+        pytest.skip("the rate of the bundle for 3D falls with the epochs")
+    run_skull("train", output_dir=str(tmp_path), epochs=3, lr_scheduler=scheduler | {"optimizer": "@optimizer"})
+    assert [float(row["lr"]) for row in rows(tmp_path / "history.csv")] == pytest.approx(rates)
+
+
 def test_scans_are_repeated_among_phantoms(skull_workflow: Run, heads: Path, tmp_path: Path) -> None:
     """Leave-one-subject-out with phantoms: 9 heads to train with and to validate, and the left-out one for testing."""
     values = {"fold": 0, "extra_phantoms": 5, "cache_dir": str(tmp_path / "cache")}
@@ -169,6 +186,27 @@ def test_paper_protocol(bundles_dir: Path, heads: Path, tmp_path: Path) -> None:
     assert (part("batch_size") * part("slices"), part("augmentation")) == (32, [])
     assert (part("optimizer").defaults["lr"], part("lr_scheduler").min_lrs) == (1e-3, [1e-8])
     assert part("model").get_parsed_content("slice_size") == [256, 256]
+
+
+def test_short_protocol(skull_bundle: Path, heads: Path, tmp_path: Path) -> None:
+    """Read before evaluate.yaml too, it trains and scores; the rate falls to 0 and a patch in 3D holds a whole head."""
+    values = {"bundle_root": str(skull_bundle), "dataset_dir": str(heads), "output_dir": str(tmp_path), "epochs": 2}
+    for last in ("protocol/short.yaml", "evaluate.yaml"):
+        files = [
+            str(skull_bundle / "configs" / name) for name in dict.fromkeys(["train.yaml", "protocol/short.yaml", last])
+        ]
+        done = ConfigWorkflow(files, logging_file=False, **values | {"val_interval": 1})
+        done.initialize()
+        done.run()
+        done.finalize()
+    part = done.parser.get_parsed_content
+    assert [float(row["lr"]) for row in rows(tmp_path / "history.csv")] == pytest.approx([0.005, 0.0025])
+    assert len(rows(tmp_path / "evaluation" / "cases.csv")) == 2
+    if skull_bundle.name.endswith("2d"):
+        assert part("batch_size") * part("slices") == 16
+    else:
+        sizes = zip(part("model").get("patch_size"), part("model").get("spacing"), strict=True)
+        assert min(voxels * mm for voxels, mm in sizes) >= 190
 
 
 @pytest.mark.filterwarnings("ignore:No hash value provided")  # the schema is a file of the bundle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,8 +23,8 @@ GEOMETRIES = {  # directions of the axes, and size of the voxels in mm
     "lps": (np.diag([-1.0, -1.0, 1.0]), (5.0, 5.0, 5.0)),
     "pir": (np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]]), (4.0, 5.0, 6.0)),
     "oblique": (TILT, (5.0, 4.0, 5.0)),
-    "thick": (np.eye(3), (0.9 * 4, 0.9 * 4, 3 * 4)),  # 0.9 x 0.9 x 3 mm, enlarged like the others
 }
+THICK = {f"thick_{name}": (GEOMETRIES[name][0], (0.9, 0.9, 3.0)) for name in ("ras", "lps", "oblique")}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def infer(skull_bundle: Path, tmp_path: Path) -> Infer:
 
 def head(geometry: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A volume with one bright, lopsided ellipsoid; where that is; and the affine."""
-    direction, spacing = GEOMETRIES[geometry]
+    direction, spacing = (GEOMETRIES | THICK)[geometry]
     shape = (41, 36, 30)
     affine = np.eye(4)
     affine[:3, :3] = direction * spacing
@@ -96,35 +97,41 @@ def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
-def test_the_mask_has_the_geometry_of_its_volume(infer: Infer, tmp_path: Path, suffix: str) -> None:
+@pytest.mark.parametrize(("geometries", "mm"), [(GEOMETRIES, 4), (THICK, 0.8)], ids=["any", "thick"])
+def test_the_mask_has_the_geometry_of_its_volume(
+    infer: Infer, skull_bundle: Path, tmp_path: Path, suffix: str, geometries: dict[str, Any], mm: float
+) -> None:
     truth = {}
-    for name in GEOMETRIES:
+    for name in geometries:
         image, truth[name], affine = head(name)
         write(tmp_path / "in" / f"{name}{suffix}", image, affine)
-    infer()
-    assert len(list((tmp_path / "out").iterdir())) == len(GEOMETRIES)
+    infer(spacing=[mm, mm, -1 if skull_bundle.name.endswith("2d") else mm])
+    assert len(list((tmp_path / "out").iterdir())) == len(geometries)
     for name, inside in truth.items():
-        source, target = tmp_path / "in" / f"{name}{suffix}", tmp_path / "out" / f"{name}_brainmask{suffix}"
-        if suffix.startswith(".nii"):
-            volume, mask = nibabel.load(source), nibabel.load(target)
-            for field in ("dim", "pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"):
-                np.testing.assert_array_equal(mask.header[field], volume.header[field], field)
-            for field in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "descrip"):
-                np.testing.assert_array_equal(mask.header[field], volume.header[field], field)
-            np.testing.assert_array_equal(mask.affine, volume.affine)
-            assert nibabel.aff2axcodes(mask.affine) == nibabel.aff2axcodes(volume.affine)
-            assert mask.get_data_dtype() == np.uint8
-            values = np.asarray(mask.dataobj)
-        else:
-            volume, found = sitk.ReadImage(str(source)), sitk.ReadImage(str(target))
-            assert found.GetSize() == volume.GetSize()
-            for read in (sitk.Image.GetSpacing, sitk.Image.GetOrigin, sitk.Image.GetDirection):
-                assert read(found) == pytest.approx(read(volume), abs=1e-12)
-            assert found.GetPixelID() == sitk.sitkUInt8
-            values = sitk.GetArrayFromImage(found).T
+        values = mask_like(tmp_path / "in" / f"{name}{suffix}", tmp_path / "out" / f"{name}_brainmask{suffix}")
         assert values.shape == inside.shape
         assert set(np.unique(values)) == {0, 1}
         assert overlap(values == 1, inside) > 0.93, name
+
+
+def mask_like(source: Path, target: Path) -> np.ndarray:
+    """Read a mask, whose header must have the geometry of the volume it belongs to."""
+    if source.name.endswith((".nii", ".nii.gz")):
+        volume, mask = nibabel.load(source), nibabel.load(target)
+        for field in ("dim", "pixdim", "qform_code", "sform_code", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+            np.testing.assert_array_equal(mask.header[field], volume.header[field], field)
+        for field in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "descrip"):
+            np.testing.assert_array_equal(mask.header[field], volume.header[field], field)
+        np.testing.assert_array_equal(mask.affine, volume.affine)
+        assert nibabel.aff2axcodes(mask.affine) == nibabel.aff2axcodes(volume.affine)
+        assert mask.get_data_dtype() == np.uint8
+        return np.asarray(mask.dataobj)
+    image, found = sitk.ReadImage(str(source)), sitk.ReadImage(str(target))
+    assert found.GetSize() == image.GetSize()
+    for read in (sitk.Image.GetSpacing, sitk.Image.GetOrigin, sitk.Image.GetDirection):
+        assert read(found) == pytest.approx(read(image), abs=1e-12)
+    assert found.GetPixelID() == sitk.sitkUInt8
+    return sitk.GetArrayFromImage(found).T
 
 
 def test_slices_of_any_size(infer: Infer, skull_bundle: Path, tmp_path: Path) -> None:
@@ -137,8 +144,9 @@ def test_slices_of_any_size(infer: Infer, skull_bundle: Path, tmp_path: Path) ->
     assert overlap(nibabel.load(tmp_path / "out" / "head_brainmask.nii.gz").get_fdata() == 1, inside) > 0.93
 
 
-def test_one_volume_and_a_dicom_series(infer: Infer, tmp_path: Path) -> None:
-    image, inside, affine = head("thick")
+def test_one_volume_and_a_dicom_series(infer: Infer, skull_bundle: Path, tmp_path: Path) -> None:
+    before = locale.setlocale(locale.LC_ALL)
+    image, inside, affine = head("thick_oblique")
     volume = itk_image(image, affine)
     folder = tmp_path / "in" / "series"
     folder.mkdir()
@@ -158,10 +166,13 @@ def test_one_volume_and_a_dicom_series(infer: Infer, tmp_path: Path) -> None:
             piece.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{index:03d}.dcm"))
         writer.Execute(piece)
-    infer()
+    locale.setlocale(locale.LC_ALL, before)  # writing positions leaves "C" behind, which decides how text is read
+    infer(spacing=[0.8, 0.8, -1] if skull_bundle.name.endswith("2d") else [0.8] * 3)
+    assert locale.setlocale(locale.LC_ALL) == before, "reading leaves the locale as it is"
     mask = nibabel.load(tmp_path / "out" / "series_brainmask.nii.gz")
     assert mask.shape == inside.shape
-    np.testing.assert_allclose(np.abs(mask.affine[:3, :3]), np.abs(affine[:3, :3]), atol=1e-4)
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-4)
+    assert overlap(mask.get_fdata() == 1, inside) > 0.93
 
     write(tmp_path / "in" / "head.nii.gz", image, affine)
     infer(input_dir=str(tmp_path / "in" / "head.nii.gz"), output_dir=str(tmp_path / "one"))

@@ -53,6 +53,43 @@ def test_the_seed_decides(run_skull: Run, trained_skull: Path, tmp_path: Path) -
         assert (results(tmp_path / str(seed))[0] == results(trained_skull)[0]) == same
 
 
+LEARNING = """
+    {size}
+    network_def:
+      _target_: UNet
+      spatial_dims: {dims}
+      in_channels: 1
+      out_channels: 1
+      channels: [8, 16, 32]
+      strides: [2, 2]
+      num_res_units: 2
+      norm: {norm}
+"""
+
+
+@pytest.mark.slow
+def test_training_finds_brains(
+    skull_bundle: Path, skull_values: dict[str, Any], run_skull: Run, tmp_path: Path
+) -> None:
+    """Seconds of training in large voxels; the masks of unseen heads are then far better than those of one epoch."""
+    dims, norm, size = (
+        (2, "batch", "") if skull_bundle.name.endswith("2d") else (3, "instance", "patch_size: [24, 24, 24]")
+    )
+    network = tmp_path / "network.yaml"
+    network.write_text(LEARNING.format(dims=dims, norm=norm, size=size))
+    values = {"model_configs": [*skull_values["model_configs"], str(network)], "learning_rate": 0.01}
+    values |= {} if dims == 2 else {"patches": 4}
+    dice = {}
+    for epochs in (1, 30):
+        folder = tmp_path / str(epochs)
+        for configs in (("train",), ("train", "evaluate")):
+            section = {"section": "testing"} if "evaluate" in configs else {}
+            options = values | section | {"epochs": epochs, "val_interval": epochs}
+            run_skull(*configs, output_dir=str(folder), **options)
+        dice[epochs] = np.mean([float(row["dice"]) for row in rows(folder / "evaluation" / "cases.csv")])
+    assert dice[30] > max(0.7, dice[1] + 0.1)
+
+
 def surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 
