@@ -147,10 +147,10 @@ RUN = ["--sizes", "1x2x8^3", "1x1x8^3", "--losses", "SoftDiceLoss", "--repeats",
 def test_a_killed_run_continues_where_it_was(tmp_path, monkeypatch):
     measured = benchmark.measured
 
-    def killed(size, name, repeats):
+    def killed(size, *rest):
         if size == "1x1x8^3":
             raise KeyboardInterrupt
-        return measured(size, name, repeats)
+        return measured(size, *rest)
 
     monkeypatch.setattr(benchmark, "measured", killed)
     with pytest.raises(KeyboardInterrupt):

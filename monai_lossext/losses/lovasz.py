@@ -311,6 +311,7 @@ def jaccard_slopes(
     exact = accumulator_dtype(errors)
     dtype = exact if errors.shape[-1] >= COUNTS_IN_FLOAT32 else errors.dtype
     order = descending(errors)
+    classes = None
     if first is not None:
         target = target.to(torch.int16)
         classes = torch.arange(first, first + errors.shape[1], device=errors.device, dtype=target.dtype)[:, None]
@@ -320,7 +321,7 @@ def jaccard_slopes(
     def read(some: slice) -> tuple[Tensor, Tensor | None]:
         """Return target and weights of some voxels in the order of their errors."""
         g = target.gather(2, order[..., some])
-        g = (g if first is None else g == classes).to(dtype)
+        g = (g if classes is None else g == classes).to(dtype)
         return g, None if weights is None else weights.gather(2, order[..., some]).to(dtype)
 
     n, size = errors.new_zeros(2, *errors.shape[:2], dtype=exact)
