@@ -241,17 +241,17 @@ class FusedCounts(Function):
         """Return the sums, (5 to 7, B, C)."""
         ctx.save_for_backward(input, target, mask)
         ctx.recipe, ctx.plain = recipe, plain
-        tensors, rows = in_rows(input, target, mask), list[int]()
+        tensors = in_rows(input, target, mask)
         ctx.parts = list(parts(tensors[0], recipe.parts))  # another thread might cut otherwise
         shares, ctx.empty = [], []
-        for (samples, *_), part in walk(tensors, recipe, ctx.parts):
+        for _, part in walk(tensors, recipe, ctx.parts):
             shares.append(part.sums())
-            rows += range(input.shape[0])[samples]
             ctx.empty.append(part.empty)
         kinds, _, classes = shares[0].shape
-        dtype, device = accumulator_dtype(input), input.device
-        total = torch.zeros(kinds, input.shape[0], classes, dtype=dtype, device=device)
-        return total.index_add_(1, torch.tensor(rows, device=device), torch.cat(shares, 1).to(dtype))
+        total = torch.zeros(kinds, input.shape[0], classes, dtype=accumulator_dtype(input), device=input.device)
+        for (samples, *_), share in zip(ctx.parts, shares, strict=True):
+            total[:, samples].add_(share)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

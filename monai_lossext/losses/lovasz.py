@@ -318,21 +318,21 @@ def jaccard_slopes(
     target = target.expand_as(errors)
     weights = None if weights is None else weights.expand_as(errors)
 
-    def read(some: slice) -> tuple[Tensor, Tensor | None]:
-        """Return target and weights of some voxels in the order of their errors."""
-        g = target.gather(2, order[..., some])
-        g = (g if classes is None else g == classes).to(dtype)
-        return g, None if weights is None else weights.gather(2, order[..., some]).to(dtype)
+    def read(target: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return which of some voxels belong to each class, and their weights, in the type to count in."""
+        g = target if classes is None else target == classes
+        return g.to(dtype), None if weights is None else weights.to(dtype)
 
     n, size = errors.new_zeros(2, *errors.shape[:2], dtype=exact)
     for some in pieces(errors.shape[-1]):
-        g, w = read(some)
+        g, w = read(target[..., some], None if weights is None else weights[..., some])
         size += (g if w is None else w * g).sum(-1, dtype=exact)
         n += g.shape[-1] if w is None else w.sum(-1, dtype=exact)
     in_all = size[..., None].to(dtype)
     found, joined = torch.zeros_like(in_all), torch.zeros_like(in_all)  # among those with larger errors
     for some in pieces(errors.shape[-1]):
-        g, w = read(some)
+        here = order[..., some]
+        g, w = read(target.gather(2, here), None if weights is None else weights.gather(2, here))
         found = (g if w is None else w * g).cumsum(-1).add_(found)
         joined = (torch.ones_like(g) if w is None else w).cumsum(-1).add_(joined)
         # Delta_k - Delta_(k-1) in closed form: the difference of two numbers near 1 would lose all digits of a slope.
@@ -346,7 +346,7 @@ def jaccard_slopes(
             step.masked_fill_(before <= 0, 1.0)
         else:
             step = torch.where(before > 0, step.mul_(w), (w > 0).to(dtype))
-        slope.scatter_(2, order[..., some], step.to(errors.dtype))
+        slope.scatter_(2, here, step.to(errors.dtype))
         found, joined = found[..., -1:], joined[..., -1:]
     if penalize and not known(size > 0):
         even = (1.0 if weights is None else weights.to(slope.dtype)) / n.clamp(min=1e-30).to(slope.dtype)[..., None]
