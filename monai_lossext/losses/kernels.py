@@ -1,0 +1,366 @@
+"""The loops of the soft counts compiled for processors, by Numba where it is installed.
+
+Each loop reads a stretch of voxels once, into buffers that stay in the innermost cache, where torch's operations read
+and write each intermediate result. What is computed is that of :class:`.Part`, number for number.
+Nothing here knows of tensors; :mod:`.compiled` calls these functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from .precision import STEEPEST_LOGIT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Floats = NDArray[np.float32]
+
+PROBABILITIES, SIGMOID, SOFTMAX, PAIR = range(4)  # activations, as .fused.Recipe has them
+NO_MORE, NEGATIVES, SQUARES, ERRORS = range(4)  # further sums, as .counts.EXTRA has them
+CHANNELS, LABELS, FLOATING_LABELS = range(3)  # what a target holds
+SUMS = 7  # size, tp, fp, fn and up to two more, and how many values of the target are out of range
+
+BLOCK = 512  # voxels in a buffer: of a few channels, buffers fit into 48 KiB
+PIECE = 2**14  # voxels of a sample that one thread works on at a time
+
+LOWEST = np.float32(-86)  # exp of it is normal
+STEEPEST = np.float32(STEEPEST_LOGIT)
+LEAST = np.float32(math.exp(-STEEPEST_LOGIT))
+ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
+LOG2_E = np.float32(1 / math.log(2))
+LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)  # the first has few digits: its multiples are exact
+LN_2_HIGH, LN_2_LOW = LN_2
+# exp(r) for |r| <= ln(2) / 2, Taylor's series: the next term is below a tenth of float32's precision.
+E_2, E_3, E_4, E_5, E_6, E_7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
+
+
+def compiled(function: Function, *, sums: bool = False) -> Function:
+    """Compile on the first call, and keep the result on disk where there is a place for it.
+
+    Args:
+        function: what to compile.
+        sums: whether to add in any order, without which a processor cannot add several numbers at once.
+    """
+    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"} if sums else {"contract"}, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+    except RuntimeError:  # there is no place
+        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+
+
+def sums_over(function: Function) -> Function:
+    """Compile a function that adds up."""
+    return compiled(function, sums=True)
+
+
+@compiled
+def pieces(voxels: int) -> int:
+    """Return into how many pieces a sample is cut."""
+    return (voxels + PIECE - 1) // PIECE
+
+
+@compiled
+def exp_of_negative(x: np.float32) -> np.float32:
+    """Return exp(x) for -87 < x <= 0 to a unit in the last place, in operations that run on many numbers at once."""
+    k = np.int32(x * LOG2_E - HALF)
+    n = np.float32(k)
+    r = (x - n * LN_2_HIGH) - n * LN_2_LOW
+    series = ((((E_7 * r + E_6) * r + E_5) * r + E_4) * r + E_3) * r + E_2
+    power = np.int32(np.int32(k + np.int32(127)) << np.int32(23)).view(np.float32)
+    return ((series * r) * r + r + ONE) * power
+
+
+@compiled
+def copy(x: Floats, n: int, out: Floats) -> None:
+    """Copy n numbers; an assignment of slices would also look whether they overlap."""
+    for i in range(n):
+        out[i] = x[i]
+
+
+@compiled
+def subtract(x: Floats, y: Floats, n: int, out: Floats) -> None:
+    """Write the differences of n numbers."""
+    for i in range(n):
+        out[i] = x[i] - y[i]
+
+
+@compiled
+def sigmoid(z: Floats, n: int, p: Floats) -> None:
+    """Write the sigmoid of n logits."""
+    for i in range(n):
+        e = exp_of_negative(-min(abs(z[i]), STEEPEST))
+        smaller = e / (ONE + e)
+        p[i] = smaller if z[i] < ZERO else ONE - smaller
+
+
+@compiled
+def slope_of_sigmoid(z: Floats, n: int, slope: Floats) -> None:
+    """Write the slope of the sigmoid of n logits, exact on both sides and held beyond the steepest logit."""
+    for i in range(n):
+        e = exp_of_negative(-min(abs(z[i]), STEEPEST))
+        smaller = e / (ONE + e)
+        slope[i] = smaller * (ONE - smaller)
+
+
+@compiled
+def take_higher(z: Floats, n: int, highest: Floats) -> None:
+    """Raise n numbers to those of another channel."""
+    for i in range(n):
+        highest[i] = z[i] if z[i] > highest[i] else highest[i]
+
+
+@compiled
+def exp_of_gaps(z: Floats, highest: Floats, n: int, p: Floats, total: Floats) -> None:
+    """Write exp(z - highest) of n logits of a channel, and add it to the channels' total."""
+    for i in range(n):
+        gap = z[i] - highest[i]
+        p[i] = exp_of_negative(LOWEST if gap < LOWEST else gap)
+        total[i] += p[i]
+
+
+@compiled
+def softmax(z: Floats, n: int, p: Floats, highest: Floats, total: Floats) -> None:
+    """Write the softmax over the channels of (C, BLOCK) logits."""
+    copy(z[0], n, highest)
+    total[:n] = ZERO
+    for c in range(1, z.shape[0]):
+        take_higher(z[c], n, highest)
+    for c in range(z.shape[0]):
+        exp_of_gaps(z[c], highest, n, p[c], total)
+    for i in range(n):
+        total[i] = ONE / total[i]
+    for c in range(z.shape[0]):
+        multiply(p[c], total, n)
+
+
+@compiled
+def multiply(x: Floats, factor: Floats, n: int) -> None:
+    """Multiply n numbers in place."""
+    for i in range(n):
+        x[i] *= factor[i]
+
+
+@compiled
+def read_target(target: Any, n: int, c: int, reading: int, g: Floats) -> None:
+    """Write n values of a class's target, or of labels whether they are this class, as 0..1."""
+    if reading == CHANNELS:
+        for i in range(n):
+            g[i] = np.float32(target[i])
+    else:
+        this = np.float32(c)
+        for i in range(n):
+            g[i] = ONE if np.float32(target[i]) == this else ZERO
+
+
+@sums_over
+def out_of_range(target: Any, n: int, reading: int, highest: int) -> np.float32:
+    """Return how many of n values of a target are not what they can be."""
+    wrong, last = ZERO, ONE if reading == CHANNELS else np.float32(highest)
+    for i in range(n):
+        value = np.float32(target[i])
+        wrong += ZERO if (value >= ZERO) & (value <= last) else ONE
+    if reading == FLOATING_LABELS:
+        for i in range(n):
+            value = np.float32(target[i])
+            wrong += ZERO if value == np.floor(value) else ONE
+    return wrong
+
+
+@sums_over
+def add(p: Floats, g: Floats, n: int, further: int, sums: NDArray[np.float64]) -> None:
+    """Add the sums of n voxels, none of them a difference of sums: that would drown in rounding errors."""
+    size = tp = fp = fn = first = second = ZERO
+    for i in range(n):
+        both = p[i] * g[i]
+        size += g[i]
+        tp += both
+        fp += p[i] - both
+        fn += g[i] - both
+    if further == NEGATIVES:
+        for i in range(n):
+            first += (ONE - p[i]) * (ONE - g[i])
+    elif further == SQUARES:
+        for i in range(n):
+            first += p[i] * p[i]
+            second += g[i] * g[i]
+    elif further == ERRORS:
+        for i in range(n):
+            error = (p[i] - g[i]) * (p[i] - g[i])
+            first += error * g[i]
+            second += error * (ONE - g[i])
+    sums[0] += size
+    sums[1] += tp
+    sums[2] += fp
+    sums[3] += fn
+    sums[4] += first
+    sums[5] += second
+
+
+@compiled
+def sums_of(
+    z: Any, target: Any, activation: int, reading: int, further: int, sums: NDArray[np.float64], start: int, stop: int
+) -> None:
+    """Add up the pieces start..stop-1 of a volume.
+
+    Args:
+        z: (B, C, V) logits or probabilities.
+        target: (B, 1, V) labels or (B, C, V) values.
+        activation: what makes probabilities of logits.
+        reading: how the target is to be read.
+        further: which further sums are wanted.
+        sums: (P, C or for a pair 1, SUMS), of all pieces; zeros where this writes.
+        start: number of the first piece; the pieces of a sample follow each other.
+        stop: number of the piece after the last one.
+    """
+    channels, voxels = z.shape[1], z.shape[2]
+    of_sample = pieces(voxels)
+    classes = sums.shape[1]
+    first_class = 1 if activation == PAIR else 0
+    p, g = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for piece in range(start, stop):
+        b, v = piece // of_sample, piece % of_sample * PIECE
+        end = min(v + PIECE, voxels)
+        while v < end:
+            n = min(BLOCK, end - v)
+            here = slice(v, v + n)
+            if activation == SOFTMAX:
+                softmax(z[b, :, here], n, p, one, other)
+            for c in range(classes):
+                if activation == SIGMOID:
+                    sigmoid(z[b, c, here], n, p[c])
+                elif activation == PAIR:
+                    subtract(z[b, 1, here], z[b, 0, here], n, one)
+                    sigmoid(one, n, p[c])
+                elif activation == PROBABILITIES:
+                    copy(z[b, c, here], n, p[c])
+                row = target[b, min(c, target.shape[1] - 1), here]
+                read_target(row, n, c + first_class, reading, g)
+                if c < target.shape[1]:
+                    sums[piece, c, SUMS - 1] += out_of_range(row, n, reading, channels - 1)
+                add(p[c], g, n, further, sums[piece, c])
+            v += n
+
+
+@compiled
+def line_of(upstream: NDArray[np.float64], further: int, line: Floats) -> None:
+    """Write the gradient of a probability as a function of its target, as :class:`.Slopes` does.
+
+    Args:
+        upstream: gradient of the sums: of n, size, tp, fp, fn and the further ones.
+        further: which those are.
+        line: start, rise and offset, and the further gradients.
+    """
+    foreground = upstream[2] - upstream[4]
+    background = upstream[3] - upstream[5] if further == NEGATIVES else upstream[3]
+    at_foreground = abs(background) > abs(foreground)
+    line[0] = ONE if at_foreground else ZERO
+    line[1] = foreground - background
+    line[2] = foreground if at_foreground else background
+    if further in (SQUARES, ERRORS):
+        line[3], line[4] = upstream[5], upstream[6]
+
+
+@compiled
+def gradient_of_probabilities(p: Floats, g: Floats, n: int, further: int, line: Floats, h: Floats) -> None:
+    """Write the gradient of n probabilities, (g - start) rise + offset and that of the squares or errors."""
+    start, rise, offset, first, second = line[0], line[1], line[2], line[3], line[4]
+    for i in range(n):
+        h[i] = (g[i] - start) * rise + offset
+    if further == SQUARES:
+        for i in range(n):
+            h[i] += TWO * p[i] * first
+    elif further == ERRORS:
+        for i in range(n):
+            h[i] += TWO * (second + g[i] * (first - second)) * (p[i] - g[i])
+
+
+@compiled
+def negate(x: Floats, n: int, out: Floats) -> None:
+    """Write n numbers with the opposite sign."""
+    for i in range(n):
+        out[i] = -x[i]
+
+
+@compiled
+def through_softmax(h: Floats, p: Floats, n: int, mean: Floats) -> None:
+    """Multiply n gradients with their probabilities, held at the steepest gap, and add them to the channels' mean."""
+    for i in range(n):
+        p[i] = p[i] if p[i] > LEAST else LEAST
+        h[i] *= p[i]
+        mean[i] += h[i]
+
+
+@compiled
+def subtract_mean(h: Floats, p: Floats, mean: Floats, n: int, out: Floats) -> None:
+    """Write the gradient of n logits of a channel."""
+    for i in range(n):
+        out[i] = h[i] - p[i] * mean[i]
+
+
+@compiled
+def gradient_of(
+    z: Any,
+    target: Any,
+    activation: int,
+    reading: int,
+    further: int,
+    upstream: NDArray[np.float64],
+    out: Any,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the gradient of the pieces start..stop-1 of a volume; arguments as of :func:`sums_of`, and
+
+    Args:
+        upstream: (B, C or for a pair 1, 5 to 7), gradient of the sums.
+        out: (B, C, V), where to write.
+    """
+    channels, voxels = z.shape[1], z.shape[2]
+    of_sample = pieces(voxels)
+    classes = upstream.shape[1]
+    first_class = 1 if activation == PAIR else 0
+    p, h = np.empty((classes, BLOCK), np.float32), np.empty((classes, BLOCK), np.float32)
+    g, one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    line = np.zeros(5, np.float32)
+    for piece in range(start, stop):
+        b, v = piece // of_sample, piece % of_sample * PIECE
+        end = min(v + PIECE, voxels)
+        while v < end:
+            n = min(BLOCK, end - v)
+            here = slice(v, v + n)
+            if activation == SOFTMAX:
+                softmax(z[b, :, here], n, p, one, other)
+                other[:n] = ZERO
+            for c in range(classes):
+                if activation == PROBABILITIES:
+                    copy(z[b, c, here], n, p[c])
+                elif activation != SOFTMAX:
+                    if activation == PAIR:
+                        subtract(z[b, 1, here], z[b, 0, here], n, other)
+                    else:
+                        copy(z[b, c, here], n, other)
+                    slope_of_sigmoid(other, n, one)
+                    if further in (SQUARES, ERRORS):
+                        sigmoid(other, n, p[c])
+                read_target(target[b, min(c, target.shape[1] - 1), here], n, c + first_class, reading, g)
+                line_of(upstream[b, c], further, line)
+                gradient_of_probabilities(p[c], g, n, further, line, h[c])
+                if activation == SOFTMAX:
+                    through_softmax(h[c], p[c], n, other)
+                elif activation == PROBABILITIES:
+                    copy(h[c], n, out[b, c, here])
+                else:
+                    multiply(h[c], one, n)
+                    copy(h[c], n, out[b, c + first_class, here])
+                    if activation == PAIR:
+                        negate(h[c], n, out[b, 0, here])
+            if activation == SOFTMAX:
+                for c in range(classes):
+                    subtract_mean(h[c], p[c], other, n, out[b, c, here])
+            v += n
