@@ -242,7 +242,10 @@ class FusedCounts(Function):
         """Return the sums, (5 to 7, B, C)."""
         ctx.save_for_backward(input, target, mask)
         ctx.recipe, ctx.plain = recipe, plain
-        if loops_fit(input, target, mask, recipe.rules) and (sums := Loops.over(input, target, recipe).sums()) is not None:
+        if (
+            loops_fit(input, target, mask, recipe.rules)
+            and (sums := Loops.over(input, target, recipe).sums()) is not None
+        ):
             ctx.compiled = True
             return sums
         ctx.compiled = False

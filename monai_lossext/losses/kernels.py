@@ -33,7 +33,10 @@ STEEPEST = np.float32(STEEPEST_LOGIT)
 LEAST = np.float32(math.exp(-STEEPEST_LOGIT))
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 LOG2_E = np.float32(1 / math.log(2))
-LN_2 = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)  # the first has few digits: its multiples are exact
+LN_2 = (
+    np.float32(0.693359375),
+    np.float32(math.log(2) - 0.693359375),
+)  # the first has few digits: its multiples are exact
 LN_2_HIGH, LN_2_LOW = LN_2
 # exp(r) for |r| <= ln(2) / 2, Taylor's series: the next term is below a tenth of float32's precision.
 E_2, E_3, E_4, E_5, E_6, E_7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
@@ -46,11 +49,13 @@ def compiled(function: Function, *, sums: bool = False) -> Function:
         function: what to compile.
         sums: whether to add in any order, without which a processor cannot add several numbers at once.
     """
-    options = {"nogil": True, "fastmath": {"contract", "reassoc", "nsz"} if sums else {"contract"}, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    if sums:
+        options["fastmath"] = {"contract", "reassoc", "nsz"}
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return numba.njit(cache=True, **options)(function)  # type: ignore[return-value]
     except RuntimeError:  # there is no place
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        return numba.njit(**options)(function)  # type: ignore[return-value]
 
 
 def sums_over(function: Function) -> Function:
@@ -321,7 +326,7 @@ def gradient_of(
         upstream: (B, C or for a pair 1, 5 to 7), gradient of the sums.
         out: (B, C, V), where to write.
     """
-    channels, voxels = z.shape[1], z.shape[2]
+    voxels = z.shape[2]
     of_sample = pieces(voxels)
     classes = upstream.shape[1]
     first_class = 1 if activation == PAIR else 0

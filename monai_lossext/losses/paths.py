@@ -1,4 +1,4 @@
-"""Which way a loss is computed: plainly in torch's operations, or fused, part by part, in compiled loops if there are."""
+"""Which way a loss is computed: plain, in torch's operations, or fused, part by part, if possible in compiled loops."""
 
 from __future__ import annotations
 
