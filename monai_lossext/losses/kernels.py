@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -19,6 +19,8 @@ from .precision import STEEPEST_LOGIT
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
+Number = Any  # a float32 of its own, whose operations numpy's types do not tell apart
+Line = tuple[Number, Number, Number, Number, Number]
 
 PROBABILITIES, SIGMOID, SOFTMAX, PAIR = range(4)  # activations, as .fused.Recipe has them
 NO_MORE, NEGATIVES, SQUARES, ERRORS = range(4)  # further sums, as .counts.EXTRA has them
@@ -53,9 +55,9 @@ def compiled(function: Function, *, sums: bool = False) -> Function:
     if sums:
         options["fastmath"] = {"contract", "reassoc", "nsz"}
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[return-value]
+        return cast("Function", numba.njit(cache=True, **options)(function))
     except RuntimeError:  # there is no place
-        return numba.njit(**options)(function)  # type: ignore[return-value]
+        return cast("Function", numba.njit(**options)(function))
 
 
 def sums_over(function: Function) -> Function:
@@ -70,7 +72,7 @@ def pieces(voxels: int) -> int:
 
 
 @compiled
-def exp_of_negative(x: np.float32) -> np.float32:
+def exp_of_negative(x: Number) -> Number:
     """Return exp(x) for -87 < x <= 0 to a unit in the last place, in operations that run on many numbers at once."""
     k = np.int32(x * LOG2_E - HALF)
     n = np.float32(k)
@@ -95,21 +97,10 @@ def subtract(x: Floats, y: Floats, n: int, out: Floats) -> None:
 
 
 @compiled
-def sigmoid(z: Floats, n: int, p: Floats) -> None:
-    """Write the sigmoid of n logits."""
-    for i in range(n):
-        e = exp_of_negative(-min(abs(z[i]), STEEPEST))
-        smaller = e / (ONE + e)
-        p[i] = smaller if z[i] < ZERO else ONE - smaller
-
-
-@compiled
-def slope_of_sigmoid(z: Floats, n: int, slope: Floats) -> None:
-    """Write the slope of the sigmoid of n logits, exact on both sides and held beyond the steepest logit."""
-    for i in range(n):
-        e = exp_of_negative(-min(abs(z[i]), STEEPEST))
-        smaller = e / (ONE + e)
-        slope[i] = smaller * (ONE - smaller)
+def smaller_probability(z: Number) -> Number:
+    """Return the smaller one of p and 1 - p for the sigmoid p of a logit, held beyond the steepest."""
+    e = exp_of_negative(-min(abs(z), STEEPEST))
+    return e / (ONE + e)
 
 
 @compiled
@@ -151,19 +142,16 @@ def multiply(x: Floats, factor: Floats, n: int) -> None:
 
 
 @compiled
-def read_target(target: Any, n: int, c: int, reading: int, g: Floats) -> None:
-    """Write n values of a class's target, or of labels whether they are this class, as 0..1."""
+def value_of(target: Any, reading: int, this: Number) -> Number:
+    """Return the value of a class in the target, for a label whether it is this class, as 0..1."""
+    value = np.float32(target)
     if reading == CHANNELS:
-        for i in range(n):
-            g[i] = np.float32(target[i])
-    else:
-        this = np.float32(c)
-        for i in range(n):
-            g[i] = ONE if np.float32(target[i]) == this else ZERO
+        return value
+    return ONE if value == this else ZERO
 
 
 @sums_over
-def out_of_range(target: Any, n: int, reading: int, highest: int) -> np.float32:
+def out_of_range(target: Any, n: int, reading: int, highest: int) -> Number:
     """Return how many of n values of a target are not what they can be."""
     wrong, last = ZERO, ONE if reading == CHANNELS else np.float32(highest)
     for i in range(n):
@@ -177,27 +165,71 @@ def out_of_range(target: Any, n: int, reading: int, highest: int) -> np.float32:
 
 
 @sums_over
-def add(p: Floats, g: Floats, n: int, further: int, sums: NDArray[np.float64]) -> None:
+def add(p: Floats, target: Any, n: int, c: int, reading: int, further: int, sums: NDArray[np.float64]) -> None:
     """Add the sums of n voxels, none of them a difference of sums: that would drown in rounding errors."""
     size = tp = fp = fn = first = second = ZERO
+    this = np.float32(c)
     for i in range(n):
-        both = p[i] * g[i]
-        size += g[i]
+        g = value_of(target[i], reading, this)
+        both = p[i] * g
+        size += g
         tp += both
         fp += p[i] - both
-        fn += g[i] - both
+        fn += g - both
     if further == NEGATIVES:
         for i in range(n):
-            first += (ONE - p[i]) * (ONE - g[i])
+            first += (ONE - p[i]) * (ONE - value_of(target[i], reading, this))
     elif further == SQUARES:
         for i in range(n):
+            g = value_of(target[i], reading, this)
             first += p[i] * p[i]
-            second += g[i] * g[i]
+            second += g * g
     elif further == ERRORS:
         for i in range(n):
-            error = (p[i] - g[i]) * (p[i] - g[i])
-            first += error * g[i]
-            second += error * (ONE - g[i])
+            g = value_of(target[i], reading, this)
+            error = (p[i] - g) * (p[i] - g)
+            first += error * g
+            second += error * (ONE - g)
+    add_up(sums, size, tp, fp, fn, first, second)
+
+
+@sums_over
+def add_sigmoid(
+    z: Floats, target: Any, n: int, c: int, reading: int, further: int, p: Floats, sums: NDArray[np.float64]
+) -> None:
+    """Add the sums of the sigmoid of n logits, which becomes an array for rarer sums alone."""
+    if further in (SQUARES, ERRORS):
+        for i in range(n):
+            smaller = smaller_probability(z[i])
+            p[i] = smaller if z[i] < ZERO else ONE - smaller
+        add(p, target, n, c, reading, further, sums)
+        return
+    size = tp = fp = fn = tn = ZERO
+    this = np.float32(c)
+    for i in range(n):
+        smaller = smaller_probability(z[i])
+        q = smaller if z[i] < ZERO else ONE - smaller
+        g = value_of(target[i], reading, this)
+        both = q * g
+        size += g
+        tp += both
+        fp += q - both
+        fn += g - both
+        tn += (ONE - q) * (ONE - g)
+    add_up(sums, size, tp, fp, fn, tn, ZERO)
+
+
+@compiled
+def add_up(
+    sums: NDArray[np.float64],
+    size: Number,
+    tp: Number,
+    fp: Number,
+    fn: Number,
+    first: Number,
+    second: Number,
+) -> None:
+    """Add float32 sums of some hundred voxels to those of all."""
     sums[0] += size
     sums[1] += tp
     sums[2] += fp
@@ -225,9 +257,7 @@ def sums_of(
     channels, voxels = z.shape[1], z.shape[2]
     of_sample = pieces(voxels)
     classes = sums.shape[1]
-    first_class = 1 if activation == PAIR else 0
-    p, g = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32)
-    one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    p, one, other = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
         b, v = piece // of_sample, piece % of_sample * PIECE
         end = min(v + PIECE, voxels)
@@ -237,52 +267,86 @@ def sums_of(
             if activation == SOFTMAX:
                 softmax(z[b, :, here], n, p, one, other)
             for c in range(classes):
-                if activation == SIGMOID:
-                    sigmoid(z[b, c, here], n, p[c])
-                elif activation == PAIR:
-                    subtract(z[b, 1, here], z[b, 0, here], n, one)
-                    sigmoid(one, n, p[c])
-                elif activation == PROBABILITIES:
-                    copy(z[b, c, here], n, p[c])
                 row = target[b, min(c, target.shape[1] - 1), here]
-                read_target(row, n, c + first_class, reading, g)
                 if c < target.shape[1]:
                     sums[piece, c, SUMS - 1] += out_of_range(row, n, reading, channels - 1)
-                add(p[c], g, n, further, sums[piece, c])
+                if activation == SIGMOID:
+                    add_sigmoid(z[b, c, here], row, n, c, reading, further, p[c], sums[piece, c])
+                elif activation == PAIR:
+                    subtract(z[b, 1, here], z[b, 0, here], n, one)
+                    add_sigmoid(one, row, n, 1, reading, further, p[c], sums[piece, c])
+                elif activation == PROBABILITIES:
+                    add(z[b, c, here], row, n, c, reading, further, sums[piece, c])
+                else:
+                    add(p[c], row, n, c, reading, further, sums[piece, c])
             v += n
 
 
 @compiled
-def line_of(upstream: NDArray[np.float64], further: int, line: Floats) -> None:
-    """Write the gradient of a probability as a function of its target, as :class:`.Slopes` does.
+def line_of(upstream: NDArray[np.float64], further: int) -> Line:
+    """Return the gradient of a probability as a function of its target, as :class:`.Slopes` does.
 
     Args:
         upstream: gradient of the sums: of n, size, tp, fp, fn and the further ones.
         further: which those are.
-        line: start, rise and offset, and the further gradients.
+
+    Returns:
+        Start, rise and offset, and the gradients of the squares or errors.
     """
     foreground = upstream[2] - upstream[4]
     background = upstream[3] - upstream[5] if further == NEGATIVES else upstream[3]
     at_foreground = abs(background) > abs(foreground)
-    line[0] = ONE if at_foreground else ZERO
-    line[1] = foreground - background
-    line[2] = foreground if at_foreground else background
-    if further in (SQUARES, ERRORS):
-        line[3], line[4] = upstream[5], upstream[6]
+    start, offset = (ONE, foreground) if at_foreground else (ZERO, background)
+    first, second = (upstream[5], upstream[6]) if further in (SQUARES, ERRORS) else (0.0, 0.0)
+    return start, np.float32(foreground - background), np.float32(offset), np.float32(first), np.float32(second)
 
 
 @compiled
-def gradient_of_probabilities(p: Floats, g: Floats, n: int, further: int, line: Floats, h: Floats) -> None:
-    """Write the gradient of n probabilities, (g - start) rise + offset and that of the squares or errors."""
-    start, rise, offset, first, second = line[0], line[1], line[2], line[3], line[4]
-    for i in range(n):
-        h[i] = (g[i] - start) * rise + offset
+def gradient_at(p: Number, g: Number, further: int, line: Line) -> Number:
+    """Return the gradient of a probability, (g - start) rise + offset and that of its square or error."""
+    start, rise, offset, first, second = line
+    h = (g - start) * rise + offset
     if further == SQUARES:
-        for i in range(n):
-            h[i] += TWO * p[i] * first
-    elif further == ERRORS:
-        for i in range(n):
-            h[i] += TWO * (second + g[i] * (first - second)) * (p[i] - g[i])
+        return h + TWO * p * first
+    if further == ERRORS:
+        return h + TWO * (second + g * (first - second)) * (p - g)
+    return h
+
+
+@compiled
+def gradient_of_given(
+    p: Floats, target: Any, n: int, c: int, reading: int, further: int, line: Line, out: Floats
+) -> None:
+    """Write the gradient of n probabilities."""
+    this = np.float32(c)
+    for i in range(n):
+        out[i] = gradient_at(p[i], value_of(target[i], reading, this), further, line)
+
+
+@compiled
+def gradient_of_sigmoid(
+    z: Floats, target: Any, n: int, c: int, reading: int, further: int, line: Line, out: Floats
+) -> None:
+    """Write the gradient of n logits; the slope is exact on both sides and held beyond the steepest logit."""
+    this = np.float32(c)
+    for i in range(n):
+        smaller = smaller_probability(z[i])
+        p = smaller if z[i] < ZERO else ONE - smaller
+        h = gradient_at(p, value_of(target[i], reading, this), further, line)
+        out[i] = h * (smaller * (ONE - smaller))
+
+
+@compiled
+def through_softmax(
+    p: Floats, target: Any, n: int, c: int, reading: int, further: int, line: Line, h: Floats, mean: Floats
+) -> None:
+    """Write n gradients of a channel times their probabilities, held at the steepest gap, and add them to the mean."""
+    this = np.float32(c)
+    for i in range(n):
+        q = p[i] if p[i] > LEAST else LEAST
+        h[i] = gradient_at(p[i], value_of(target[i], reading, this), further, line) * q
+        p[i] = q
+        mean[i] += h[i]
 
 
 @compiled
@@ -290,15 +354,6 @@ def negate(x: Floats, n: int, out: Floats) -> None:
     """Write n numbers with the opposite sign."""
     for i in range(n):
         out[i] = -x[i]
-
-
-@compiled
-def through_softmax(h: Floats, p: Floats, n: int, mean: Floats) -> None:
-    """Multiply n gradients with their probabilities, held at the steepest gap, and add them to the channels' mean."""
-    for i in range(n):
-        p[i] = p[i] if p[i] > LEAST else LEAST
-        h[i] *= p[i]
-        mean[i] += h[i]
 
 
 @compiled
@@ -329,10 +384,8 @@ def gradient_of(
     voxels = z.shape[2]
     of_sample = pieces(voxels)
     classes = upstream.shape[1]
-    first_class = 1 if activation == PAIR else 0
     p, h = np.empty((classes, BLOCK), np.float32), np.empty((classes, BLOCK), np.float32)
-    g, one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    line = np.zeros(5, np.float32)
+    one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
         b, v = piece // of_sample, piece % of_sample * PIECE
         end = min(v + PIECE, voxels)
@@ -343,28 +396,17 @@ def gradient_of(
                 softmax(z[b, :, here], n, p, one, other)
                 other[:n] = ZERO
             for c in range(classes):
-                if activation == PROBABILITIES:
-                    copy(z[b, c, here], n, p[c])
-                elif activation != SOFTMAX:
-                    if activation == PAIR:
-                        subtract(z[b, 1, here], z[b, 0, here], n, other)
-                    else:
-                        copy(z[b, c, here], n, other)
-                    slope_of_sigmoid(other, n, one)
-                    if further in (SQUARES, ERRORS):
-                        sigmoid(other, n, p[c])
-                read_target(target[b, min(c, target.shape[1] - 1), here], n, c + first_class, reading, g)
-                line_of(upstream[b, c], further, line)
-                gradient_of_probabilities(p[c], g, n, further, line, h[c])
-                if activation == SOFTMAX:
-                    through_softmax(h[c], p[c], n, other)
+                row, line = target[b, min(c, target.shape[1] - 1), here], line_of(upstream[b, c], further)
+                if activation == SIGMOID:
+                    gradient_of_sigmoid(z[b, c, here], row, n, c, reading, further, line, out[b, c, here])
+                elif activation == PAIR:
+                    subtract(z[b, 1, here], z[b, 0, here], n, one)
+                    gradient_of_sigmoid(one, row, n, 1, reading, further, line, out[b, 1, here])
+                    negate(out[b, 1, here], n, out[b, 0, here])
                 elif activation == PROBABILITIES:
-                    copy(h[c], n, out[b, c, here])
+                    gradient_of_given(z[b, c, here], row, n, c, reading, further, line, out[b, c, here])
                 else:
-                    multiply(h[c], one, n)
-                    copy(h[c], n, out[b, c + first_class, here])
-                    if activation == PAIR:
-                        negate(h[c], n, out[b, 0, here])
+                    through_softmax(p[c], row, n, c, reading, further, line, h[c], other)
             if activation == SOFTMAX:
                 for c in range(classes):
                     subtract_mean(h[c], p[c], other, n, out[b, c, here])
