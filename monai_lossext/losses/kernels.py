@@ -111,26 +111,28 @@ def take_higher(z: Floats, n: int, highest: Floats) -> None:
 
 
 @compiled
-def exp_of_gaps(z: Floats, highest: Floats, n: int, p: Floats, total: Floats) -> None:
-    """Write exp(z - highest) of n logits of a channel, and add it to the channels' total."""
+def exp_of_gaps(p: Floats, highest: Floats, n: int, total: Floats) -> None:
+    """Replace n logits of a channel by exp(z - highest), and add it to the channels' total."""
     for i in range(n):
-        gap = z[i] - highest[i]
+        gap = p[i] - highest[i]
         p[i] = exp_of_negative(LOWEST if gap < LOWEST else gap)
         total[i] += p[i]
 
 
 @compiled
-def softmax(z: Floats, n: int, p: Floats, highest: Floats, total: Floats) -> None:
-    """Write the softmax over the channels of (C, BLOCK) logits."""
-    copy(z[0], n, highest)
+def softmax(z: Any, b: int, v: int, n: int, p: Floats, highest: Floats, total: Floats) -> None:
+    """Write the softmax over the channels of n voxels from v on into (C, BLOCK)."""
+    for c in range(len(p)):
+        copy(z[b, c, v : v + n], n, p[c])  # a slice of several channels would not be known to be contiguous in voxels
+    copy(p[0], n, highest)
     total[:n] = ZERO
-    for c in range(1, z.shape[0]):
-        take_higher(z[c], n, highest)
-    for c in range(z.shape[0]):
-        exp_of_gaps(z[c], highest, n, p[c], total)
+    for c in range(1, len(p)):
+        take_higher(p[c], n, highest)
+    for c in range(len(p)):
+        exp_of_gaps(p[c], highest, n, total)
     for i in range(n):
         total[i] = ONE / total[i]
-    for c in range(z.shape[0]):
+    for c in range(len(p)):
         multiply(p[c], total, n)
 
 
@@ -265,7 +267,7 @@ def sums_of(
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             if activation == SOFTMAX:
-                softmax(z[b, :, here], n, p, one, other)
+                softmax(z, b, v, n, p, one, other)
             for c in range(classes):
                 row = target[b, min(c, target.shape[1] - 1), here]
                 if c < target.shape[1]:
@@ -393,7 +395,7 @@ def gradient_of(
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             if activation == SOFTMAX:
-                softmax(z[b, :, here], n, p, one, other)
+                softmax(z, b, v, n, p, one, other)
                 other[:n] = ZERO
             for c in range(classes):
                 row, line = target[b, min(c, target.shape[1] - 1), here], line_of(upstream[b, c], further)
