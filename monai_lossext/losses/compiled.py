@@ -21,22 +21,38 @@ if TYPE_CHECKING:
     from .fused import Recipe
     from .reading import Rules
 
-READABLE = (torch.float32, torch.int64, torch.uint8, torch.bool)  # dtypes of targets; each is compiled by itself
+# Dtypes of targets: how the loops read them. Each of the latter is compiled by itself.
+READABLE = {
+    torch.bool: torch.uint8,
+    torch.int8: torch.uint8,  # a negative label becomes one that is too large
+    torch.uint8: torch.uint8,
+    torch.int16: torch.int16,
+    torch.int32: torch.int32,
+    torch.int64: torch.int64,
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
 SHARE = 2**16  # elements that a thread takes on at a time
 
 
 def loops_fit(input: Tensor, target: Tensor, mask: Tensor | None, rules: Rules) -> bool:
-    """Return whether the loops can read a volume, and are there."""
+    """Return whether the loops can read a volume, and are there.
+
+    They know no voxel weights. Where a mask leaves out nothing and nothing is ignored they are taken as well: an option
+    that is not used changes no bit.
+    """
     return (
-        mask is None
-        and rules.ignore_index is None
-        and input.device.type == "cpu"
+        input.device.type == "cpu"
         and input.dtype == torch.float32
         and target.dtype in READABLE
         and input.is_contiguous()
         and target.is_contiguous()
         and input.numel() > 0
         and compiled()
+        and (mask is None or bool((mask if mask.dtype == torch.bool else mask == 1).all()))
+        and not rules.ignores_any(target)
     )
 
 
@@ -56,12 +72,13 @@ class Loops:
         """Return the loops over a volume that they fit."""
         from . import kernels  # not before it is known that Numba is there; importing it takes some tenths of a second
 
+        dtype = READABLE[target.dtype]
         labels = kernels.FLOATING_LABELS if target.is_floating_point() else kernels.LABELS
         activations = {"sigmoid": kernels.SIGMOID, "softmax": kernels.SOFTMAX, "pair": kernels.PAIR}
         further = {"negatives": kernels.NEGATIVES, "squares": kernels.SQUARES, "errors": kernels.ERRORS}
         return cls(
             as_array(input),
-            as_array(target.view(torch.uint8) if target.dtype == torch.bool else target),
+            as_array(target.view(dtype) if dtype == torch.uint8 else target.to(dtype)),
             activations.get(recipe.activation or "", kernels.PROBABILITIES),
             labels if recipe.rules.labels else kernels.CHANNELS,
             further.get(recipe.extra or "", kernels.NO_MORE),

@@ -161,8 +161,7 @@ def out_of_range(target: Any, n: int, reading: int, highest: int) -> Number:
         wrong += ZERO if (value >= ZERO) & (value <= last) else ONE
     if reading == FLOATING_LABELS:
         for i in range(n):
-            value = np.float32(target[i])
-            wrong += ZERO if value == np.floor(value) else ONE
+            wrong += ZERO if target[i] == np.floor(target[i]) else ONE
     return wrong
 
 

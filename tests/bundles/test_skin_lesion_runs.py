@@ -146,7 +146,7 @@ def test_two_processes(bundle: Path, phantoms: dict[str, Any], tmp_path: Path) -
 
 def test_bfloat16_trains_and_evaluates(run_bundle, tmp_path):
     run_bundle("train", output_dir=str(tmp_path), precision="bfloat16")
-    run_bundle("evaluate", output_dir=str(tmp_path), precision="bfloat16")
+    run_bundle("train", "evaluate", output_dir=str(tmp_path), precision="bfloat16", section="testing")
     assert (tmp_path / "evaluation" / "cases.csv").exists()
     weights = torch.load(tmp_path / "models" / "best.pt", weights_only=True)
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
