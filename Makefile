@@ -54,12 +54,12 @@ clean:
 $(NNUNET)/.bench: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NNUNET)
 	echo '*' > $(NNUNET)/.gitignore
-	$(NNUNET)/bin/python -m pip install -q -c constraints.txt -e ".[compare]" kornia psutil nnunetv2==2.8.1
+	$(NNUNET)/bin/python -m pip install -q -c constraints.txt -e ".[compare,fast]" kornia psutil nnunetv2==2.8.1
 	touch $@
 
 $(VENV)/.compare: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[compare]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[compare,fast]"
 	touch $@
 
 $(VENV)/.dev: setup.cfg pyproject.toml constraints.txt

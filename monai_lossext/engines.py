@@ -8,19 +8,21 @@ import os
 import pickle
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from monai.engines import PrepareBatch
+from monai.inferers import SimpleInferer
 from monai.networks.layers import AffineTransform
 from torch import Tensor
 
 __all__ = [
     "AugmentedBatch",
     "LossInputs",
+    "MixedPrecisionInferer",
     "cases_of",
     "end_with_cause",
     "heads_with_phantoms",
@@ -186,6 +188,48 @@ class LossInputs(PrepareBatch):
         image = value(self.image).to(device=device, non_blocking=non_blocking, **kwargs)
         target = {name: value(key).to(device=device, non_blocking=non_blocking) for name, key in self.keys.items()}
         return image, target["label"] if len(target) == 1 else target
+
+
+class MixedPrecisionInferer(SimpleInferer):
+    """Run the network with most of its arithmetic in bfloat16, or as it is.
+
+    bfloat16 has the range of float32, so gradients need no scaling. What the network returns becomes float32 before the
+    loss sees it, and the weights stay float32. `amp` of MONAI's engines does the like on CUDA alone; this works on
+    every device that autocasts, processors included: those with AMX or AVX512-BF16 units train faster by it.
+
+    Args:
+        precision: "float32" or "bfloat16".
+
+    Raises:
+        ValueError: another precision.
+
+    >>> network, image = torch.nn.Conv2d(3, 1, 3), torch.rand(2, 3, 8, 8)
+    >>> MixedPrecisionInferer("bfloat16")(image, network).dtype
+    torch.float32
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
+        super().__init__()
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
+        self.precision = precision
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output for `inputs` (B, C, *S)."""
+        if self.precision == "float32":
+            return super().__call__(inputs, network, *args, **kwargs)
+        with torch.autocast(inputs.device.type, torch.bfloat16):
+            outputs = super().__call__(inputs, network, *args, **kwargs)
+        return _as_float32(outputs)
+
+
+def _as_float32(outputs: Any) -> Any:
+    """Heads of a network under deep supervision come as a list."""
+    if isinstance(outputs, Tensor):
+        return outputs.float() if outputs.is_floating_point() else outputs
+    if isinstance(outputs, (list, tuple)):
+        return type(outputs)(map(_as_float32, outputs))
+    return outputs
 
 
 def is_true(argument: str, value: bool | str) -> bool:

@@ -67,7 +67,7 @@ def test_extra_memory_of_the_cross_entropy_is_three_volumes_with_its_gradient(vo
 
 
 def test_extra_memory_does_not_see_numpy_but_the_resident_set_does(volume):
-    many = volume.repeat(8, 1, 1, 1, 1)  # 32 MiB, of which a few pages more or less are nothing
+    many = volume.repeat(16, 1, 1, 1, 1)  # 64 MiB: from 32 on, malloc takes fresh pages and gives them back
     found = resident(lambda: many.exp())
     if found is None:
         pytest.skip("nobody counts the resident set here")

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .compiled import Loops, loops_fit
 from .parts import Slices, parts, spread
 from .precision import STEEPEST_LOGIT, accumulator_dtype, narrowed, softmax_into, times_slope_of_sigmoid
 from .reading import Rules
@@ -241,6 +242,13 @@ class FusedCounts(Function):
         """Return the sums, (5 to 7, B, C)."""
         ctx.save_for_backward(input, target, mask)
         ctx.recipe, ctx.plain = recipe, plain
+        if (
+            loops_fit(input, target, mask, recipe.rules)
+            and (sums := Loops.over(input, target, recipe).sums()) is not None
+        ):
+            ctx.compiled = True
+            return sums
+        ctx.compiled = False
         tensors = in_rows(input, target, mask)
         ctx.parts = list(parts(tensors[0], recipe.parts))  # another thread might cut otherwise
         shares, ctx.empty = [], []
@@ -262,6 +270,9 @@ class FusedCounts(Function):
             (gradient,) = torch.autograd.grad(sums, input, upstream, create_graph=True)
             return gradient, None, None, None, None
         gradient = torch.empty_like(input)
+        if ctx.compiled:
+            Loops.over(input, target, ctx.recipe).gradient(upstream[0], gradient)
+            return gradient, None, None, None, None
         *tensors, into = in_rows(input, target, mask, gradient)
         slopes = Slopes.of(upstream[0], ctx.recipe, into)
         for where, part in walk(tensors, ctx.recipe, ctx.parts, ctx.empty):

@@ -1,15 +1,18 @@
-"""Which of two ways a loss is computed: the plain one in torch's operations, or the fused one, part by part."""
+"""Which way a loss is computed: plain, in torch's operations, or fused, part by part, if possible in compiled loops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
+_uncompiled: ContextVar[bool] = ContextVar("uncompiled", default=False)
 
 
 def fused() -> bool:
@@ -17,6 +20,17 @@ def fused() -> bool:
     if torch.compiler.is_compiling():
         return False
     return not _plain.get() and not torch._C._are_functorch_transforms_active()
+
+
+@lru_cache(maxsize=1)
+def numba_is_installed() -> bool:
+    """Return whether the loops of :mod:`.kernels` can be compiled."""
+    return find_spec("numba") is not None
+
+
+def compiled() -> bool:
+    """Return whether a fused loss may use compiled loops: where Numba is installed, but in :func:`uncompiled_path`."""
+    return not _uncompiled.get() and numba_is_installed()
 
 
 def known(condition: Tensor) -> bool:
@@ -45,3 +59,13 @@ def plain_path() -> Iterator[None]:
         yield
     finally:
         _plain.reset(token)
+
+
+@contextmanager
+def uncompiled_path() -> Iterator[None]:
+    """Compute fused losses in this block as without Numba, by torch's operations on one part after the other."""
+    token = _uncompiled.set(True)
+    try:
+        yield
+    finally:
+        _uncompiled.reset(token)

@@ -59,15 +59,29 @@ class Rules:
         apart = self.ignore_index is not None and not self.labels and not 0 <= self.ignore_index < self.channels
         return self.channels > 1 and (apart or (mask is not None and mask.shape[1] > 1))
 
+    @property
+    def ignores_elements(self) -> bool:
+        """Whether the ignored label is a value of the target, and not the channel of voxels to leave out."""
+        index = self.ignore_index
+        return self.labels or self.channels == 1 or index is None or not 0 <= index < self.channels
+
     def without_ignored(self, target: Tensor) -> tuple[Tensor, Tensor | None]:
         """Replace ignored labels by 0 and return which voxels (or elements) are kept."""
         index = self.ignore_index
         if index is None:
             return target, None
-        if self.labels or self.channels == 1 or not 0 <= index < self.channels:
+        if self.ignores_elements:
             kept = target != index
             return torch.where(kept, target, torch.zeros_like(target)), kept
         return target, target[:, index : index + 1] <= 0.5
+
+    def ignores_any(self, target: Tensor) -> bool:
+        """Return whether there is a voxel (or element) with the ignored label."""
+        if self.ignore_index is None:
+            return False
+        if self.ignores_elements:
+            return bool((target == self.ignore_index).any())
+        return bool((target[:, self.ignore_index] > 0.5).any())
 
     def check(self, target: Tensor, mask: Tensor | None) -> float | None:
         """Check that class indices are integers in 0..C-1, targets in channels in [0, 1] and weights finite.

@@ -11,6 +11,7 @@ import torch
 
 from monai_lossext.engines import (
     AugmentedBatch,
+    MixedPrecisionInferer,
     cases_of,
     end_with_cause,
     is_true,
@@ -129,6 +130,36 @@ def test_same_seed_same_batch() -> None:
 def test_values_out_of_range(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be between 0 and .*, got {value}"):
         AugmentedBatch(**{name: value})
+
+
+def test_mixed_precision_computes_in_bfloat16_and_returns_float32() -> None:
+    seen = []
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 1, 3)
+
+        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+            y = self.layer(x)
+            seen.append(y.dtype)
+            return [y, y[..., ::2, ::2]]
+
+    network, image = Network(), torch.rand(2, 3, 8, 8)
+    whole = MixedPrecisionInferer()(image, network)
+    half = MixedPrecisionInferer("bfloat16")(image, network)
+    assert seen == [torch.float32, torch.bfloat16]
+    for exact, rounded in zip(whole, half, strict=True):
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, rtol=2e-2, atol=2e-2)
+    half[0].sum().backward()
+    assert network.layer.weight.grad is not None
+    assert network.layer.weight.grad.dtype == torch.float32
+
+
+def test_mixed_precision_names_what_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="precision must be float32 or bfloat16, got 'float16'"):
+        MixedPrecisionInferer("float16")
 
 
 def test_is_true_names_the_argument() -> None:

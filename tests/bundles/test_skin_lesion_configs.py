@@ -43,7 +43,7 @@ def test_inference_needs_no_more_than_monai(bundle: Path) -> None:
 
 def test_network_is_written_once(bundle: Path) -> None:
     train = (bundle / "configs" / "train.yaml").read_text()
-    assert "channels" not in train
+    assert "channels:" not in train
     assert "ScaleIntensity" not in train
 
 

@@ -142,3 +142,11 @@ def test_two_processes(bundle: Path, phantoms: dict[str, Any], tmp_path: Path) -
     state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
     assert state["trainer"]["epoch_length"] == 3, "12 pictures in batches of 2 for each of two processes"
     assert not any(name.startswith("module.") for name in state["network"])
+
+
+def test_bfloat16_trains_and_evaluates(run_bundle, tmp_path):
+    run_bundle("train", output_dir=str(tmp_path), precision="bfloat16")
+    run_bundle("train", "evaluate", output_dir=str(tmp_path), precision="bfloat16", section="testing")
+    assert (tmp_path / "evaluation" / "cases.csv").exists()
+    weights = torch.load(tmp_path / "models" / "best.pt", weights_only=True)
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}

@@ -19,6 +19,7 @@ from . import cases
 MULTI = {"softmax": True, "to_onehot_y": True}
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("offset", [-8.0, 0.0, 8.0])
 def test_tiny_foreground_in_a_large_volume_counts_exactly(labels, offset):
@@ -41,6 +42,7 @@ def test_tiny_foreground_in_a_large_volume_counts_exactly(labels, offset):
         torch.testing.assert_close(got, want.sum((2, 3, 4)), rtol=1e-5, atol=8 * 6e-8)
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 @pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("gap", [1.0, 3.0, 6.0, 12.0])
 @pytest.mark.parametrize("right", [True, False])
@@ -64,6 +66,7 @@ def test_few_errors_count_as_exactly_as_many(channels, gap, right):
         torch.testing.assert_close(got, want.sum((2, 3, 4)), rtol=1e-5, atol=6e-8 * label.numel() ** 0.5)
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 def test_counts_are_never_negative():
     p = torch.tensor([[[1.0, 1.0, 1e-20]]])
     sums = soft_counts(p, torch.ones(1, 1, 3), rules=Rules(False, 1, None, True), activation=None)

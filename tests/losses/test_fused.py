@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from monai_lossext.losses import RegionLoss, SoftDiceLoss, catalogue
 from monai_lossext.losses import parts as engine
-from monai_lossext.losses.paths import fused, plain_path
+from monai_lossext.losses.paths import fused, plain_path, uncompiled_path
 
 from . import cases
 
@@ -33,13 +34,15 @@ def _many_parts(monkeypatch):
 
 
 def both(loss: Any, x: torch.Tensor, target: Any, mask: Any = None) -> None:
-    """Compare value and gradient of the two paths."""
-    value, gradient = cases.value_and_gradient(lambda z: loss(z, target, mask).sum(), x)
+    """Compare value and gradient of the fused path, with compiled loops and without, and of the plain one."""
     with plain_path():
         expected, slope = cases.value_and_gradient(lambda z: loss(z, target, mask).sum(), x)
-    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
-    exact = max(1e-6, torch.finfo(x.dtype).eps)  # half precision rounds the gradient
-    torch.testing.assert_close(gradient, slope, rtol=2 * exact, atol=exact * slope.abs().max().item())
+    for path in (nullcontext(), uncompiled_path()):
+        with path:
+            value, gradient = cases.value_and_gradient(lambda z: loss(z, target, mask).sum(), x)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+        exact = max(1e-6, torch.finfo(x.dtype).eps)  # half precision rounds the gradient
+        torch.testing.assert_close(gradient, slope, rtol=2 * exact, atol=exact * slope.abs().max().item())
 
 
 def random_case(channels: int = 3, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,6 +126,7 @@ def test_gradcheck_and_second_derivatives(channels):
     assert torch.autograd.gradgradcheck(lambda z: loss(z, label), x)
 
 
+@pytest.mark.usefixtures("compiled_or_not")
 def test_another_number_of_threads_before_the_backward_pass_changes_nothing(monkeypatch):
     x = torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0)).requires_grad_()
     target = torch.zeros(1, 1, 40, 40)
