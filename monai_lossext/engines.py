@@ -195,7 +195,7 @@ class MixedPrecisionInferer(SimpleInferer):
 
     bfloat16 has the range of float32, so gradients need no scaling. What the network returns becomes float32 before the
     loss sees it, and the weights stay float32. `amp` of MONAI's engines does the like on CUDA alone; this works on
-    every device that autocasts, processors included: those with AMX or AVX512-BF16 units train faster by it.
+    every device that autocasts, processors included: those with AMX units train faster by it.
 
     Args:
         precision: "float32" or "bfloat16".

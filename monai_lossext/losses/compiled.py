@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Dtypes of targets: how the loops read them. Each of the latter is compiled by itself.
 READABLE = {
     torch.bool: torch.uint8,
-    torch.int8: torch.uint8,  # a negative label becomes one that is too large
+    torch.int8: torch.int16,
     torch.uint8: torch.uint8,
     torch.int16: torch.int16,
     torch.int32: torch.int32,
@@ -52,6 +52,7 @@ def loops_fit(input: Tensor, target: Tensor, mask: Tensor | None, rules: Rules) 
         and input.numel() > 0
         and compiled()
         and (mask is None or bool((mask if mask.dtype == torch.bool else mask == 1).all()))
+        and (rules.labels or target.dtype != torch.float64)  # whose range float32 cannot tell to the last digit
         and not rules.ignores_any(target)
     )
 

@@ -35,11 +35,8 @@ STEEPEST = np.float32(STEEPEST_LOGIT)
 LEAST = np.float32(math.exp(-STEEPEST_LOGIT))
 ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 LOG2_E = np.float32(1 / math.log(2))
-LN_2 = (
-    np.float32(0.693359375),
-    np.float32(math.log(2) - 0.693359375),
-)  # the first has few digits: its multiples are exact
-LN_2_HIGH, LN_2_LOW = LN_2
+LN_2_HIGH = np.float32(0.693359375)  # has few digits: its multiples are exact
+LN_2_LOW = np.float32(math.log(2) - 0.693359375)
 # exp(r) for |r| <= ln(2) / 2, Taylor's series: the next term is below a tenth of float32's precision.
 E_2, E_3, E_4, E_5, E_6, E_7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
 
@@ -73,7 +70,7 @@ def pieces(voxels: int) -> int:
 
 @compiled
 def exp_of_negative(x: Number) -> Number:
-    """Return exp(x) for -87 < x <= 0 to a unit in the last place, in operations that run on many numbers at once."""
+    """Return exp(x) for -87 < x <= 0 to two units in the last place, in operations that run on many numbers at once."""
     k = np.int32(x * LOG2_E - HALF)
     n = np.float32(k)
     r = (x - n * LN_2_HIGH) - n * LN_2_LOW

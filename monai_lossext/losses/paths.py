@@ -63,7 +63,16 @@ def plain_path() -> Iterator[None]:
 
 @contextmanager
 def uncompiled_path() -> Iterator[None]:
-    """Compute fused losses in this block as without Numba, by torch's operations on one part after the other."""
+    """Compute fused losses in this block as without Numba, by torch's operations on one part after the other.
+
+    Example:
+        >>> from monai_lossext.losses import SoftDiceLoss
+        >>> from monai_lossext.losses.paths import uncompiled_path
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> with uncompiled_path():
+        ...     round(SoftDiceLoss()(p, g).item(), 4)
+        0.2778
+    """
     token = _uncompiled.set(True)
     try:
         yield
