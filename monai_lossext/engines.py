@@ -24,6 +24,7 @@ __all__ = [
     "LossInputs",
     "MixedPrecisionInferer",
     "cases_of",
+    "compiled",
     "end_with_cause",
     "heads_with_phantoms",
     "is_true",
@@ -230,6 +231,35 @@ def _as_float32(outputs: Any) -> Any:
     if isinstance(outputs, (list, tuple)):
         return type(outputs)(map(_as_float32, outputs))
     return outputs
+
+
+def compiled(network: torch.nn.Module, enabled: bool = True) -> torch.nn.Module:
+    """Let torch.compile fuse a network's layers, in place: its checkpoints are those of the network as it was.
+
+    The first batch of every shape takes up to a minute; what was compiled is kept on disk for later processes.
+
+    Args:
+        network: any network whose forward torch.compile can read.
+        enabled: False returns the network untouched.
+
+    Returns:
+        The same object.
+
+    Raises:
+        ValueError: this machine cannot compile; the message says what torch asks for.
+
+    >>> compiled(torch.nn.Linear(2, 1), enabled=False)
+    Linear(in_features=2, out_features=1, bias=True)
+    """
+    if not enabled:
+        return network
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    try:  # something small: without a compiler, training would end at its first batch, after all pictures were read
+        torch.compile(torch.neg)(torch.zeros(2, device=device))
+    except Exception as error:  # torch has a dozen types for it, private ones too
+        raise ValueError(f"compile: torch cannot compile here: {str(error).strip().splitlines()[0]}") from error
+    network.compile(dynamic=False)  # one version for each shape: a batch of any size makes slower ones
+    return network
 
 
 def is_true(argument: str, value: bool | str) -> bool:

@@ -13,6 +13,7 @@ from monai_lossext.engines import (
     AugmentedBatch,
     MixedPrecisionInferer,
     cases_of,
+    compiled,
     end_with_cause,
     is_true,
     load_initial_weights,
@@ -262,3 +263,22 @@ def test_an_error_ends_with_its_cause(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr().err
     assert printed.splitlines()[-1] == "OSError: cannot read the number"
     assert "RuntimeError: Failed to instantiate component" in printed
+
+
+def test_compiling_changes_neither_keys_nor_results() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
+    keys, image = list(network.state_dict()), torch.rand(2, 1, 8, 8)
+    plain = network(image)
+    assert compiled(network) is network
+    assert list(network.state_dict()) == keys
+    torch.testing.assert_close(network(image), plain)
+
+
+def test_a_machine_that_cannot_compile_is_found_before_training(monkeypatch) -> None:
+    def no_compiler(function: object) -> None:
+        raise RuntimeError("no C++ compiler\nmore lines")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    with pytest.raises(ValueError, match="^compile: torch cannot compile here: no C.. compiler$"):
+        compiled(torch.nn.Linear(2, 1))
+    assert compiled(torch.nn.Linear(2, 1), enabled=False)

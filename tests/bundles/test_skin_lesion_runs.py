@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -142,6 +143,20 @@ def test_two_processes(bundle: Path, phantoms: dict[str, Any], tmp_path: Path) -
     state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
     assert state["trainer"]["epoch_length"] == 3, "12 pictures in batches of 2 for each of two processes"
     assert not any(name.startswith("module.") for name in state["network"])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+def test_a_compiled_network_trains_as_the_plain_one_and_writes_the_same_checkpoints(run_bundle, tmp_path):
+    for name in ("true", "false"):
+        run_bundle("train", output_dir=str(tmp_path / name), compile=name)
+    compiled, plain = (
+        [float(row["train_loss"]) for row in rows(tmp_path / name / "history.csv")] for name in ("true", "false")
+    )
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    compiled, plain = (
+        torch.load(tmp_path / name / "models" / "best.pt", weights_only=True) for name in ("true", "false")
+    )
+    assert compiled.keys() == plain.keys()
 
 
 def test_bfloat16_trains_and_evaluates(run_bundle, tmp_path):
