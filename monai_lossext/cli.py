@@ -133,6 +133,9 @@ def _plan_or_run(
         str | None, typer.Option(help="Train with this loss first; all losses start from its best weights.")
     ] = None,
     pretraining_epochs: Annotated[int | None, typer.Option(help="Epochs of that training.")] = None,
+    initial_weights: Annotated[
+        Path | None, typer.Option(help="Weights that all losses start from, such as models/best.pt of another run.")
+    ] = None,
     executor: Annotated[str | None, typer.Option(help="local (default) or ray.")] = None,
     processes: Annotated[int | None, typer.Option(help="local: runs at the same time (default: 1).")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each run (default: all, divided).")] = None,
@@ -166,6 +169,7 @@ def _plan_or_run(
         "skip_bad": skip_bad,
         "metrics": _names(metrics),
         "learning_rate": learning_rate,
+        "initial_weights": initial_weights,
     }
     pretraining = {"loss": pretraining_loss, "epochs": pretraining_epochs}
     options = {

@@ -28,6 +28,7 @@ from monai_lossext.compare.plan import (
     did_you_mean,
     positive_number,
 )
+from monai_lossext.engines import load_initial_weights
 
 SECTIONS = ("validation", "testing")
 EXECUTORS = {"local": ("processes", "threads"), "ray": ("address", "cpus", "gpus", "retries", "threads")}
@@ -51,6 +52,7 @@ def plan_study(
     metrics: Sequence[str] = (),
     learning_rate: float | str | None = None,
     pretraining: dict[str, Any] | None = None,
+    initial_weights: str | Path | None = None,
     executor: str | dict[str, Any] = "local",
     check: bool = True,
     write: bool = True,
@@ -76,6 +78,7 @@ def plan_study(
         learning_rate: of the trainings to compare; by default what the bundle says.
         pretraining: ``{"loss": ..., "epochs": ..., "learning_rate": ...}``: one training for each fold and seed, from
             whose best weights all losses start with a new optimiser. The rate is the bundle's by default.
+        initial_weights: instead of a pretraining, the weights of one that is there, such as its ``models/best.pt``.
         executor: ``"local"``, ``"ray"``, or a dictionary with ``name`` and fields of
             :class:`monai_lossext.compare.plan.Execution`.
         check: False only reads the study, to look at what is there of it.
@@ -124,8 +127,11 @@ def plan_study(
         metrics=tuple(metrics),
         learning_rate=None if learning_rate is None else positive_number(learning_rate, "--learning-rate"),
         pretraining=None if pretraining is None else _pretraining(pretraining, bundle, output),
+        initial_weights=None if initial_weights is None else _file(initial_weights, "initial-weights"),
         execution=_execution(executor),
     )
+    if pretraining is not None and initial_weights is not None:
+        raise StudyError("--initial-weights: the losses start from a pretraining already; give one of the two")
     if check:
         _check_study(study, write)
     return study
@@ -136,6 +142,12 @@ def _check_study(study: Study, write: bool) -> None:
     # The last is the one whose data set is looked at: the training with all of the study's values.
     for run in [*study.pretrainings()[:1], *study.runs()[: len(study.losses)]]:
         parser = _check_loss(run)
+    if study.initial_weights is not None and "network_def" in parser:
+        network = _build(parser, "network_def", "--bundle: its network_def")
+        try:
+            load_initial_weights(network, study.initial_weights)
+        except ValueError as error:
+            raise StudyError(f"--{str(error).replace('_', '-', 1)}") from error
     _check_settings(study)
     if write:
         _check_output(study)
@@ -216,6 +228,7 @@ def _check_keys(study: Study) -> None:
         "split-file": ("split_file",) if study.split_file is not None else (),
         "learning-rate": ("learning_rate",) if any(rate is not None for rate in rates) else (),
         "pretraining": ("initial_weights",) if study.pretraining is not None else (),
+        "initial-weights": ("initial_weights",) if study.initial_weights is not None else (),
     }
     if study.pretraining is not None and study.pretraining.learning_rate is not None:
         asked["pretraining"] += ("learning_rate",)

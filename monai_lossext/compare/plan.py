@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ class Study:
         metrics: columns of the scores to report; none: all.
         learning_rate: of every training with no rate of its own; None: the bundle's.
         pretraining: what all losses start from, if not from random weights.
+        initial_weights: the same, if such a training is there already: its best weights.
         execution: where the runs are done, which decides nothing else.
     """
 
@@ -125,6 +127,7 @@ class Study:
     metrics: tuple[str, ...] = ()
     learning_rate: float | None = None
     pretraining: Pretraining | None = None
+    initial_weights: Path | None = None
     execution: Execution = Execution()
 
     def runs(self) -> list[Run]:
@@ -165,6 +168,7 @@ class Study:
             "skip_bad": self.skip_bad,
             "metrics": list(self.metrics),
             "learning_rate": self.learning_rate,
+            "initial_weights": self.initial_weights and str(self.initial_weights),
             "pretraining": pretraining and {key: value for key, value in pretraining.items() if value is not None},
             "executor": {"name": self.execution.name, **executor},
         }
@@ -236,7 +240,7 @@ class Run:
                 "epochs": self.epochs,
                 "seed": self.seed,
                 "learning_rate": self.learning_rate,
-                "initial_weights": self.start and self.start.folder / "models" / "best.pt",
+                "initial_weights": self.start.folder / "models" / "best.pt" if self.start else study.initial_weights,
             }
         values = {
             "bundle_root": study.bundle,
@@ -256,7 +260,7 @@ class Run:
         shared = [path for path in (study.bundle / "configs").rglob("*.yaml") if path.parent.name != "loss"]
         contents = [yaml.safe_load(path.read_bytes()) for path in (*sorted(shared), *study.configs)]
         contents.append(self.loss.config or yaml.safe_load(self.loss.overlay.read_bytes()))
-        return {
+        settings = {
             "bundle": study.bundle.name,
             "config_files_sha256": _digest(contents),
             "dataset_dir": study.dataset_dir,
@@ -270,10 +274,19 @@ class Run:
             "skip_bad": study.skip_bad,
             "pretraining": self.start and self.start.settings(),
         }
+        if study.initial_weights is not None:
+            file = study.initial_weights.stat()
+            settings["initial_weights_sha256"] = _digest_of_file(study.initial_weights, file.st_mtime_ns, file.st_size)
+        return settings
 
 
 def _digest(contents: Any) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _digest_of_file(path: Path, *_changed: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def safe_name(name: str) -> str:

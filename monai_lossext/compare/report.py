@@ -26,6 +26,7 @@ from monai_lossext.compare.figures import (
     significance_matrix,
 )
 from monai_lossext.compare.metrics import FOREGROUND, TESTED, higher_is_better, metric_name
+from monai_lossext.compare.plan import Study
 from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import bundle_command
 from monai_lossext.compare.statistics import summarise
@@ -98,6 +99,7 @@ def write_report(results: Results) -> Path:
         "results": results,
         "cases": results.cases["case"].nunique(),
         "tested": metric_name(TESTED),
+        "start": start(study),
         "rows": summary_rows(results),
         "metric_groups": [
             results.metrics[begin : begin + COLUMNS] for begin in range(0, len(results.metrics), COLUMNS)
@@ -138,6 +140,18 @@ def write_report(results: Results) -> Path:
     for name in ("report.md", "report.html"):
         replace_file(folder / name, environment.get_template(name).render(context))
     return folder / "report.html"
+
+
+def start(study: Study) -> str:
+    """Return a sentence on the weights that all losses started from; "" if they were random."""
+    if study.initial_weights is not None:
+        return f"All losses started from the same weights, those in {study.initial_weights}, with a new optimizer."
+    if study.pretraining is None:
+        return ""
+    before = study.pretraining
+    weights = f"the best weights of {before.epochs} epochs with {before.loss.label}"
+    each = "" if len(study.pretrainings()) == 1 else " of the same seed" + (" and fold" if study.folds else "")
+    return f"All losses started from {weights}{each}, with a new optimizer."
 
 
 def summary_rows(results: Results) -> list[SummaryRow]:

@@ -58,6 +58,7 @@ SCHEMA: dict[str, Any] = {
             "required": ["loss", "epochs"],
             "properties": {"loss": LOSS, "epochs": EPOCHS, "learning_rate": RATE},
         },
+        "initial_weights": _one("string", "a file of weights, such as models/best.pt of another run"),
         "executor": {
             "type": ["string", "object"],
             "description": "local, ray, or a dictionary with name and options",
@@ -74,7 +75,7 @@ SCHEMA: dict[str, Any] = {
         },
     },
 }
-PATHS = ("bundle", "dataset_dir", "output", "split_file")
+PATHS = ("bundle", "dataset_dir", "output", "split_file", "initial_weights")
 
 
 def find_study(path: Path) -> Path:

@@ -279,6 +279,6 @@ def test_a_machine_that_cannot_compile_is_found_before_training(monkeypatch) -> 
         raise RuntimeError("no C++ compiler\nmore lines")
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    with pytest.raises(ValueError, match="^compile: torch cannot compile here: no C.. compiler$"):
+    with pytest.raises(ValueError, match=r"^compile: torch cannot compile here: no C\+\+ compiler$"):
         compiled(torch.nn.Linear(2, 1))
     assert compiled(torch.nn.Linear(2, 1), enabled=False)

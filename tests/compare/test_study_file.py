@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from monai.bundle import ConfigParser
 from typer.testing import CliRunner, Result
@@ -18,6 +19,8 @@ from monai_lossext.cli import app
 from monai_lossext.compare.check import plan_study
 from monai_lossext.compare.job import read_state
 from monai_lossext.compare.plan import Study, StudyError, safe_name
+from monai_lossext.compare.report import write_report
+from monai_lossext.compare.results import read_results
 from monai_lossext.compare.run import bundle_command, run_study, write_study
 from monai_lossext.compare.study_file import SCHEMA, read_study_file
 
@@ -94,6 +97,11 @@ def study_file(bundle: Path, pictures: Path, tmp_path: Path) -> Callable[..., Pa
         ),
         ({"pretraining": {"loss": "mc", "epochs": 1}}, "pretraining: bundle has no overlay for 'mc'"),
         ({"pretraining": {"loss": "mcc", "epochs": 1, "epoch": 1}}, "pretraining: unknown key 'epoch'; did you mean"),
+        ({"initial_weights": "no.pt"}, "initial_weights: there is no file"),
+        (
+            {"initial_weights": "my.yaml", "pretraining": {"loss": "mcc", "epochs": 1}},
+            "initial_weights: the losses start from a pretraining already",
+        ),
         ({"executor": {"name": "ray", "gpu": 1}}, "executor: unknown key 'gpu'; did you mean gpus?"),
         ({"executor": "slurm"}, "executor: expected one of local, ray, got 'slurm'"),
         ({"executor": {"processes": 1.5}}, "executor: processes: expected a number of runs at the same time"),
@@ -312,6 +320,8 @@ def test_all_losses_start_from_one_pretraining(
     study = plan(losses, pretraining=pretraining, learning_rate="1e-3", seeds=(0, 1), executor={"processes": 4})
     outcomes = run_study(study, watcher)
     assert not any(outcome.error for outcome in outcomes)
+    sentence = "All losses started from the best weights of 2 epochs with ce of the same seed, with a new optimizer."
+    assert sentence in write_report(read_results(study, run_study(study, watcher))).read_text(encoding="utf-8")
     order = [outcome.run.name for outcome in watcher.outcomes]
     for seed in (0, 1):
         folder = study.output / "pretraining" / f"seed-{seed}"
@@ -329,6 +339,34 @@ def test_all_losses_start_from_one_pretraining(
     assert all(outcome.reused for outcome in run_study(study, watcher))
     with pytest.raises(StudyError, match=r"made with other settings \(epochs 2, now 5\)"):
         plan(losses, pretraining={**pretraining, "epochs": 5}, learning_rate="1e-3", seeds=(0, 1))
+
+
+def test_all_losses_start_from_weights_that_are_there(
+    plan: Callable[..., Study], watcher: Recorder, tmp_path: Path
+) -> None:
+    weights = tmp_path / "best.pt"
+    weights.write_text(json.dumps({"skill": 1.0}), encoding="utf-8")
+    study = plan(initial_weights=weights)
+    assert not any(outcome.error for outcome in run_study(study, watcher))
+    for run in study.runs():
+        train, evaluate = map(json.loads, (run.folder / "calls.jsonl").read_text(encoding="utf-8").splitlines())
+        assert train["initial_weights"] == str(weights)
+        assert "initial_weights" not in evaluate
+    report = write_report(read_results(study, run_study(study, watcher))).read_text(encoding="utf-8")
+    assert f"All losses started from the same weights, those in {weights}" in report
+    assert plan_study(**read_study_file(study.output / "study.yaml")).runs() == study.runs()
+    weights.write_text(json.dumps({"skill": 2.0}), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"made with other settings \(initial_weights_sha256 "):
+        plan(initial_weights=weights)
+
+
+def test_weights_of_another_network_are_found_before_the_study_begins(bundles_dir: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "best.pt"
+    torch.save(torch.nn.Linear(2, 1).state_dict(), weights)
+    bundle = bundles_dir / "skin_lesion_segmentation"
+    options: dict[str, Any] = {"overrides": {"synthetic_cases": 10, "cache_dir": tmp_path / "cache"}}
+    with pytest.raises(StudyError, match=r"^--initial-weights: .*best\.pt is of another network: "):
+        plan_study(bundle, ["mcc"], "synthetic", tmp_path / "study", initial_weights=weights, **options)
 
 
 def test_a_failed_pretraining_is_told_for_each_of_its_losses(
