@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monai_lossext.compare.metrics import TESTED, metric_name
 from monai_lossext.compare.results import Results
 from monai_lossext.compare.statistics import ALPHA, RESAMPLES, Comparison, smallest_p
@@ -20,10 +22,7 @@ def findings(results: Results) -> list[str]:
     if len(shown) <= MAX_SENTENCES:
         sentences = [_difference(pair) for pair in sorted(shown, key=lambda pair: pair.p_holm)]
     else:
-        beaten = {loss: [pair.lower for pair in shown if pair.higher == loss] for loss in results.losses}
-        sentences = [
-            f"On these cases {loss} has a higher {METRIC} than {', '.join(low)}." for loss, low in beaten.items() if low
-        ]
+        sentences = _groups(shown, results.losses)
     if shown and len(results.study.seeds) == 1:
         sentences.append("Each loss was trained only once, and two trainings under one loss may differ as much.")
     if rest:
@@ -48,6 +47,26 @@ def _difference(pair: Comparison) -> str:
     if mean < 0:
         sentence += " Its mean is nevertheless lower: a few cases in which it is much worse outweigh the others."
     return sentence
+
+
+def _groups(shown: list[Comparison], losses: list[str]) -> list[str]:
+    """Say of many differences which losses are above which, losses above the same ones together."""
+    above: dict[tuple[str, ...], list[str]] = {}
+    for loss in losses:
+        lower = [pair.lower for pair in shown if pair.higher == loss]
+        if lower:
+            above.setdefault(tuple(other for other in losses if other in lower), []).append(loss)
+    return [
+        f"On these cases {_and(higher)} {'has' if len(higher) == 1 else 'have'} a higher {METRIC} than {_and(lower)}."
+        for lower, higher in above.items()
+    ]
+
+
+def _and(names: Sequence[str]) -> str:
+    """Put an "and" between names, and semicolons where a name holds a comma."""
+    if any("," in name for name in names):
+        return "; ".join(names[:-1]) + "; and " * (len(names) > 1) + names[-1]
+    return ", ".join(names[:-1]) + " and " * (len(names) > 1) + names[-1]
 
 
 def _no_difference(rest: list[Comparison], tested: int) -> str:

@@ -83,7 +83,7 @@ def test_many_differences_are_told_loss_by_loss(
     )
     found = Results(plan(",".join(names)), cases, pd.DataFrame(), ["jaccard"], [])
     assert len(found.comparisons) > MAX_SENTENCES
-    assert findings(found)[-2] == "On these cases loss4 has a higher Jaccard index than loss0, loss1, loss2, loss3."
+    assert findings(found)[-2] == "On these cases loss4 has a higher Jaccard index than loss0, loss1, loss2 and loss3."
     assert len(findings(found)) == 5
 
 
@@ -110,3 +110,25 @@ def test_limits_that_do_not_apply_are_not_told(results: Callable[..., Results]) 
 
 def test_format_p() -> None:
     assert [format_p(p) for p in (0.0004, 0.0123, 0.0496, 1.0)] == ["< 0.001", "= 0.0123", "= 0.0496", "= 1.00"]
+
+
+def test_losses_above_the_same_ones_share_a_sentence(
+    plan: Callable[..., Study], write_overlay: Callable[..., object]
+) -> None:
+    generator = np.random.default_rng(0)
+    base = generator.uniform(0.3, 0.5, 60)
+    levels = {"ce": 0, "focal": 0, "dice": 0.3, "mcc": 0.3, "Tversky 0.3, 0.7": 0.3, "best": 0.5}
+    for name in levels:
+        write_overlay(name.split()[0])
+    losses = [{"loss": name.split()[0], "name": name} for name in levels]
+    cases = pd.concat(
+        pd.DataFrame(
+            {"loss": name, "seed": 0, "case": range(60), "jaccard": base + level + generator.normal(0, 0.01, 60)}
+        )
+        for name, level in levels.items()
+    )
+    found = Results(plan(losses), cases, pd.DataFrame(), ["jaccard"], [])
+    assert findings(found)[:2] == [
+        "On these cases dice; mcc; and Tversky 0.3, 0.7 have a higher Jaccard index than ce and focal.",
+        "On these cases best has a higher Jaccard index than ce; focal; dice; mcc; and Tversky 0.3, 0.7.",
+    ]
