@@ -52,8 +52,12 @@ class Counts:
 
     @classmethod
     def of(cls, sums: Tensor, extra: Extra = None) -> Counts:
-        """Return the counts of the sums of :func:`soft_counts`, (5 to 7, B, C)."""
-        return cls(*sums[:5], **dict(zip(EXTRA[extra], sums[5:], strict=True)))
+        """Return the counts of the sums of :func:`soft_counts`, (5 to 7, B, C).
+
+        The number of voxels and the size of the reference have no gradient.
+        """
+        n, g, *rest = sums.unbind()
+        return cls(n.detach(), g.detach(), *rest[:3], **dict(zip(EXTRA[extra], rest[3:], strict=True)))
 
     @property
     def p(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .base import OverlapLoss, RegionLoss, Undecided, fraction, mean, non_negative, one_of, positive, safe_pow
 from .counts import Counts
+from .paths import known
 from .precision import held
 from .reading import Reading
 
@@ -485,6 +486,8 @@ def _one_minus_correlation(covariance: Tensor, spread_p: Tensor, spread_g: Tenso
     """Return 1 - covariance / sqrt(spread_p * spread_g); where that is 0 / 0, 1, or 0 if nothing is wrong."""
     square = spread_p * spread_g
     defined = square != 0
+    if known(defined):
+        return 1 - covariance / square.sqrt()
     loss = 1 - covariance / torch.where(defined, square, 1.0).sqrt()
     return torch.where(defined, loss, (wrong > 0).to(loss))
 
@@ -493,8 +496,8 @@ def _one_minus_matthews(counts: Counts, smooth: float) -> Tensor:
     """Return one minus the coefficient of each class against the rest, (B, C)."""
     assert counts.tn is not None
     n = counts.n + 2 * smooth
-    tp, tn = mean(counts.tp + smooth, n), mean(counts.tn + smooth, n)
-    fp, fn = mean(counts.fp, n), mean(counts.fn, n)
+    share = mean(torch.ones_like(n), n)  # of one voxel
+    tp, tn, fp, fn = (counts.tp + smooth) * share, (counts.tn + smooth) * share, counts.fp * share, counts.fn * share
     return _one_minus_correlation(tp * tn - fp * fn, (tp + fp) * (tn + fn), (tp + fn) * (tn + fp), fp + fn)
 
 
