@@ -6,6 +6,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,37 @@ def test_a_run_goes_on_when_its_ray_worker_is_killed_but_not_for_ever(
     assert "1 of 2 runs failed" in lost.stderr
     assert "MatthewsCorrelationLoss, seed 0: WorkerCrashedError: " in lost.stdout
     assert "WorkerCrashedError" in read_state(tmp_path / "lost" / "runs" / "mcc" / "seed-0")["error"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_that_is_there_is_used_and_may_lose_a_machine(
+    bundle: Path, pictures: Path, write_overlay: Callable[..., Path], tmp_path: Path
+) -> None:
+    from ray.cluster_utils import Cluster
+
+    def driver(output: str, *executor: object) -> Driver:
+        common = ("--losses", "SoftDiceLoss,mcc", "--dataset-dir", pictures, "--epochs", 20)
+        return Driver("run", "--bundle", bundle, "--output", tmp_path / output, *common, *executor)
+
+    for loss in ("soft_dice", "mcc"):
+        write_overlay(loss, skill=0.3, seconds=0.3)
+    assert driver("local").run().returncode == 0
+    folders = [tmp_path / "ray" / "runs" / loss / "seed-0" for loss in ("soft_dice", "mcc")]
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        other = cluster.add_node(num_cpus=1)
+        with ThreadPoolExecutor() as pool:
+            future = pool.submit(driver("ray", "--executor", "ray", "--address", cluster.address).run)
+            wait_for(lambda: future.done() or all(len(read_history(folder)) >= 2 for folder in folders), 90)
+            assert not future.done(), future.result().stderr
+            cluster.remove_node(other, allow_graceful=False)
+            finished = future.result()
+    finally:
+        cluster.shutdown()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert sorted(read_state(folder)["resumed"] for folder in folders) == [False, True]
+    assert tables(tmp_path / "ray") == tables(tmp_path / "local")
 
 
 @needs_ray
