@@ -1,0 +1,78 @@
+"""Take the report of a study into the documentation.
+
+    python docs/report_page.py STUDY NAME --dataset-dir /data/ISIC2017
+
+writes docs/reports/NAME.md: the report.md of the study without its outlines, which show pictures of the data set, and with
+other folders in the place of those of this machine; and its figures, in few colours, into docs/reports/NAME/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+COLOURS = 64
+WIDTH = 900  # pixels
+FIGURE = re.compile(r"\]\(figures/(?P<name>[^)]+\.png)\)")
+
+
+def page(report: str, folders: dict[str, str], name: str) -> str:
+    """Return a report for the documentation.
+
+    Args:
+        report: contents of report.md.
+        folders: what to write in the place of which folder.
+        name: of the folder of the figures.
+    """
+    sections = [part for part in re.split(r"(?m)^(?=## )", report) if not part.startswith("## Pictures")]
+    text = "".join(sections)
+    for folder, other in sorted(
+        folders.items(), key=lambda pair: -len(pair[0])
+    ):  # the longest first: it may hold others
+        text = text.replace(folder, other).replace(escaped(folder), escaped(other))
+    text = FIGURE.sub(rf"]({name}/\g<name>)", text)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def escaped(folder: str) -> str:
+    """Return a folder as the report's prose writes it."""
+    return folder.replace("_", r"\_")
+
+
+def small(source: Path, target: Path) -> None:
+    """Write a figure with fewer pixels and colours."""
+    with Image.open(source) as image:
+        image.thumbnail((WIDTH, WIDTH * 4), Image.Resampling.LANCZOS)
+        image.convert("RGB").quantize(COLOURS).save(target, optimize=True)
+
+
+def main() -> None:
+    """Read the command line and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("name", help="of the page")
+    parser.add_argument("--dataset-dir", required=True, help="what to write in the place of the data set's folder")
+    arguments = parser.parse_args()
+    study = yaml.safe_load((arguments.study / "study.yaml").read_text(encoding="utf-8"))
+    folders = {
+        study["dataset_dir"]: arguments.dataset_dir,
+        str(Path(study["output"]).parent): "build",
+        str(Path(study["bundle"]).parent): "bundles",
+    }
+    text = page((arguments.study / "report" / "report.md").read_text(encoding="utf-8"), folders, arguments.name)
+    target = ROOT / "docs" / "reports" / arguments.name
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.glob("*.png"):
+        old.unlink()
+    for name in re.findall(rf"\({re.escape(arguments.name)}/([^)]+\.png)\)", text):
+        small(arguments.study / "report" / "figures" / name, target / name)
+    target.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
