@@ -3,7 +3,7 @@
     python docs/report_page.py STUDY NAME --dataset-dir /data/ISIC2017
 
 writes docs/reports/NAME.md: the report.md of the study without its outlines, which show pictures of the data set, and with
-other folders in the place of those of this machine; and its figures, in few colours, into docs/reports/NAME/.
+with other folders in the place of those of this machine; and its figures, in few colours, into docs/reports/NAME/.
 """
 
 from __future__ import annotations
