@@ -2,8 +2,8 @@
 
     python docs/report_page.py STUDY NAME --dataset-dir /data/ISIC2017
 
-writes docs/reports/NAME.md: the report.md of the study without its outlines, which show pictures of the data set, and with
-with other folders in the place of those of this machine; and its figures, in few colours, into docs/reports/NAME/.
+writes docs/reports/NAME.md: the report.md of the study without its outlines, which show pictures of the data set, and
+with other folders in the place of those of this machine; its figures, in few colours, go into docs/reports/NAME/.
 """
 
 from __future__ import annotations
