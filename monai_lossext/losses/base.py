@@ -362,6 +362,7 @@ class VoxelLoss(SegmentationLoss):
     Takes the arguments of :class:`SegmentationLoss`.
     """
 
+    base = 0.0  # added to the emphasis, without a volume of its own
     exclusive_classes = True  # whether several channels without sigmoid are classes that exclude each other
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
@@ -397,9 +398,10 @@ class VoxelLoss(SegmentationLoss):
         emphasis, share = self.emphasis(reading, voxels)
         if self.reduction == "none":
             each = voxels.losses(self.likelihood, *self.factors(voxels)) * voxels.weight
-            return each if emphasis is None else each * emphasis
+            return each if emphasis is None else each * (emphasis + self.base)
         mean = self.reduction == "mean"
-        return voxels.total(self.likelihood, *self.factors(voxels), emphasis, share, mean)
+        likelihood = None if type(self).likelihood is VoxelLoss.likelihood else self.likelihood
+        return voxels.total(likelihood, *self.factors(voxels), emphasis, share, mean, self.base)
 
     def first(self, channels: int) -> int:
         """Return the first channel that counts."""
@@ -408,7 +410,8 @@ class VoxelLoss(SegmentationLoss):
     def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
         """Return further factors of each voxel's loss, and of its weight in the mean; None for 1.
 
-        They broadcast over the losses, (B, 1, *S) or (B, C, *S). Values in ``reading`` are not checked yet.
+        They broadcast over the losses, (B, 1, *S) or (B, C, *S); :attr:`base` is added to the emphasis. Values in
+        ``reading`` are not checked yet.
         """
         return None, None
 

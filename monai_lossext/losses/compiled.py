@@ -1,7 +1,8 @@
-"""Soft counts by the compiled loops of :mod:`.kernels`, for what they can read, on all threads of torch."""
+"""The compiled loops of :mod:`.kernels` and :mod:`.voxel_kernels` over tensors that they can read, on all threads."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -73,15 +74,13 @@ class Loops:
         """Return the loops over a volume that they fit."""
         from . import kernels  # not before it is known that Numba is there; importing it takes some tenths of a second
 
-        dtype = READABLE[target.dtype]
-        labels = kernels.FLOATING_LABELS if target.is_floating_point() else kernels.LABELS
         activations = {"sigmoid": kernels.SIGMOID, "softmax": kernels.SOFTMAX, "pair": kernels.PAIR}
         further = {"negatives": kernels.NEGATIVES, "squares": kernels.SQUARES, "errors": kernels.ERRORS}
         return cls(
             as_array(input),
-            as_array(target.view(dtype) if dtype == torch.uint8 else target.to(dtype)),
+            readable(target),
             activations.get(recipe.activation or "", kernels.PROBABILITIES),
-            labels if recipe.rules.labels else kernels.CHANNELS,
+            reading_of(target, recipe.rules),
             further.get(recipe.extra or "", kernels.NO_MORE),
             1 if recipe.activation == "pair" else input.shape[1],
         )
@@ -97,7 +96,7 @@ class Loops:
 
         batch, _, voxels = self.input.shape
         sums = np.zeros((batch * kernels.pieces(voxels), self.classes, kernels.SUMS))
-        self.on_all_threads(partial(kernels.sums_of, self.input, self.target, *self.codes, sums))
+        on_all_threads(partial(kernels.sums_of, self.input, self.target, *self.codes, sums), self.input.shape)
         total = sums.reshape(batch, -1, self.classes, kernels.SUMS).sum(1)
         if total[..., -1].any():
             return None
@@ -110,33 +109,130 @@ class Loops:
         from . import kernels
 
         of_sums = np.ascontiguousarray(upstream.numpy().transpose(1, 2, 0))
-        self.on_all_threads(partial(kernels.gradient_of, self.input, self.target, *self.codes, of_sums, as_array(out)))
+        work = partial(kernels.gradient_of, self.input, self.target, *self.codes, of_sums, as_array(out))
+        on_all_threads(work, self.input.shape)
 
-    def on_all_threads(self, work: Callable[[int, int], None]) -> None:
-        """Have all pieces worked on: ``work`` takes the first piece's number and that after the last one's.
 
-        Which voxels make a piece does not depend on the number of threads, so neither does the result. This thread
-        begins at once, the others join it when they have woken up.
-        """
-        from . import kernels
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    rules: Rules,
+    inside: Tensor,
+    outside: Tensor,
+    factor: Tensor | None,
+    base: float,
+    scale: float,
+    wanted: bool,
+) -> tuple[float, Tensor | None] | None:
+    """Return the sum of the cross-entropies of a sigmoid times a scale, and its gradient if it is wanted.
 
-        count = len(self.input) * kernels.pieces(self.input.shape[2])
-        shares = max(1, min(count, self.input.size // SHARE))
-        if shares == 1 or torch.get_num_threads() == 1:
-            work(0, count)
-            return
-        bounds = iter([(count * i // shares, count * (i + 1) // shares) for i in range(shares)])
+    Args:
+        input: (B, C, *S) logits that :func:`loops_fit`.
+        target: (B, 1, *S) labels or (B, C, *S) values, likewise.
+        rules: how to read the target.
+        inside: (B, C), factors of what is inside of a class.
+        outside: (B, C), factors of what is not.
+        factor: (B, 1 or C, *S), further factors of each voxel, contiguous and in float32, or None for 0.
+        base: added to them.
+        scale: multiplies both.
+        wanted: whether the gradient is.
 
-        def take() -> None:
-            for between in bounds:
-                work(*between)
+    Returns:
+        Sum and gradient, or None when a value of the target is out of range.
+    """
+    from . import kernels, voxel_kernels
 
-        others = [pool().submit(take) for _ in range(min(torch.get_num_threads(), shares) - 1)]
-        try:
-            take()
-        finally:
-            for other in others:
-                other.result()
+    z, labels = as_array(input), readable(target)
+    sums = np.zeros((len(z) * kernels.pieces(z.shape[2]), 2))
+    gradient = torch.empty_like(input) if wanted else None
+    within, beside = (table.to(torch.float32).contiguous().numpy() for table in (inside, outside))
+    work = partial(
+        voxel_kernels.cross_entropy_of,
+        z,
+        labels,
+        z if factor is None else as_array(factor),
+        reading_of(target, rules),
+        factor is not None,
+        np.float32(base),
+        within,
+        beside,
+        np.float32(scale),
+        sums,
+        z if gradient is None else as_array(gradient),
+        wanted,
+    )
+    on_all_threads(work, z.shape)
+    total, wrong = sums.sum(0)
+    return None if wrong else (float(total) * scale, gradient)
+
+
+def map_sums(input: Tensor, phi: Tensor, shift: float) -> Tensor:
+    """Return the sums of a map times the sigmoid, (B, C) in float64.
+
+    Args:
+        input: (B, C, *S) logits, contiguous and in float32.
+        phi: (B, C, *S), the map, likewise.
+        shift: added to the map where it is negative.
+    """
+    from . import kernels, voxel_kernels
+
+    z = as_array(input)
+    sums = np.zeros((len(z) * kernels.pieces(z.shape[2]), z.shape[1]))
+    on_all_threads(partial(voxel_kernels.map_sums_of, z, as_array(phi), np.float32(shift), sums), z.shape)
+    return torch.from_numpy(sums.reshape(len(z), -1, z.shape[1]).sum(1))
+
+
+def map_slopes(input: Tensor, phi: Tensor, shift: float, upstream: Tensor) -> Tensor:
+    """Return the gradient of :func:`map_sums`, (B, C, *S), given that of the sums, (B, C)."""
+    from . import voxel_kernels
+
+    gradient, z = torch.empty_like(input), as_array(input)
+    slopes = upstream.to(torch.float32).contiguous().numpy()
+    out = as_array(gradient)
+    on_all_threads(partial(voxel_kernels.map_slopes_of, z, as_array(phi), np.float32(shift), slopes, out), z.shape)
+    return gradient
+
+
+def on_all_threads(work: Callable[[int, int], None], shape: tuple[int, ...]) -> None:
+    """Have all pieces of a (B, C, V) worked on: ``work`` takes the first piece's number and that after the last one's.
+
+    Which voxels make a piece does not depend on the number of threads, so neither does the result. This thread
+    begins at once, the others join it when they have woken up.
+    """
+    from . import kernels
+
+    count = shape[0] * kernels.pieces(shape[2])
+    shares = max(1, min(count, math.prod(shape) // SHARE))
+    if shares == 1 or torch.get_num_threads() == 1:
+        work(0, count)
+        return
+    bounds = iter([(count * i // shares, count * (i + 1) // shares) for i in range(shares)])
+
+    def take() -> None:
+        for between in bounds:
+            work(*between)
+
+    others = [pool().submit(take) for _ in range(min(torch.get_num_threads(), shares) - 1)]
+    try:
+        take()
+    finally:
+        for other in others:
+            other.result()
+
+
+def readable(target: Tensor) -> NDArray[Any]:
+    """Return a target as an array of a dtype that the loops are compiled for."""
+    dtype = READABLE[target.dtype]
+    return as_array(target.view(dtype) if dtype == torch.uint8 else target.to(dtype))
+
+
+def reading_of(target: Tensor, rules: Rules) -> int:
+    """Return how the loops are to read a target."""
+    from . import kernels
+
+    if not rules.labels:
+        return kernels.CHANNELS
+    return kernels.FLOATING_LABELS if target.is_floating_point() else kernels.LABELS
 
 
 def as_array(x: Tensor) -> NDArray[Any]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .compiled import cross_entropy, loops_fit
 from .parts import Slices, parts, spread
 from .paths import fused
 from .precision import Activation, accumulator_dtype, promoted
 from .reading import Rules
-from .walks import each_voxel, everything, sum_and_number
+from .walks import Loops, each_voxel, everything, sum_and_number
 
 SMALLEST_PROBABILITY = 1e-7  # below it, and above 1 minus it, given probabilities are clamped before the logarithm
 
@@ -191,22 +193,25 @@ class Voxels:
 
     def total(
         self,
-        likelihood: Likelihood,
+        likelihood: Likelihood | None,
         inside: Tensor,
         outside: Tensor,
         emphasis: Tensor | None = None,
         share: Tensor | None = None,
         mean: bool = True,
+        base: float = 0.0,
     ) -> Tensor:
         """Return the weighted mean, or sum, of :meth:`losses`, a number.
 
         Args:
-            likelihood, inside, outside: as for :meth:`losses`.
-            emphasis: further factor of each voxel's loss, broadcasts over (B, 1 or C, *S).
+            likelihood, inside, outside: as for :meth:`losses`; None for the negative log-likelihood itself.
+            emphasis: further factor of each voxel's loss, broadcasts over (B, 1 or C, *S); None for 1.
             share: factor of each voxel's weight in the divisor of the mean, likewise, a constant.
             mean: whether the mean is wanted.
+            base: added to the emphasis, if there is one.
         """
-        losses, dtype = self._losses(likelihood, inside, outside), accumulator_dtype(self.input)
+        losses, dtype = self._losses(likelihood or unchanged, inside, outside), accumulator_dtype(self.input)
+        loops = self._loops(inside, outside, emphasis, base) if likelihood is None and share is None else None
         emphasis, share = (None if x is None else x.expand(self.shape) for x in (emphasis, share))
         exact = None if fused() else dtype  # few numbers need no more than their own
 
@@ -216,12 +221,12 @@ class Voxels:
             counted = product(weight, None if share is None else share[where])
             number = torch.full((), float(value.numel()), dtype=dtype, device=value.device)
             number = number if counted is None else counted.sum(dtype=exact).to(dtype)
-            factor = product(weight, emphasis)
+            factor = product(weight, emphasis if emphasis is None or not base else emphasis + base)
             return (value if factor is None else value * factor).sum(dtype=exact).to(dtype), number
 
         size = max(math.prod(self.shape), 1)
         scale = 1 / size if mean else 1.0  # right, unless voxels do not count the same
-        total, number = sum_and_number(sums, scale, self.input, emphasis)
+        total, number = sum_and_number(sums, scale, self.input, emphasis, loops)
         if mean:
             total = total * torch.where(number > 0, size / torch.where(number > 0, number, 1.0), 0.0)
         return total.to(self.dtype)
@@ -257,6 +262,19 @@ class Voxels:
             z, target = z[:, self.first :], target[:, self.first :]
             counted = counted if counted is None or counted.shape[1] == 1 else counted[:, self.first :]
         return Part(z, target, counted, self.activation, self.exclusive, self.labels)
+
+    def _loops(self, inside: Tensor, outside: Tensor, emphasis: Tensor | None, base: float) -> Loops | None:
+        """Return the compiled loops of the sum of the cross-entropies, where they can compute it."""
+        fits = self.activation == "sigmoid" and not self.exclusive and self.kept is None and self.first == 0
+        if not fits or not fused() or not loops_fit(self.input, self.raw_target, self.mask, self.rules):
+            return None
+        if emphasis is not None:
+            if emphasis.requires_grad or emphasis.dtype != torch.float32:
+                return None
+            emphasis = emphasis.expand(self.shape[0], -1, *self.shape[2:]).contiguous()
+        inside, outside = (table.expand(self.input.shape[:2]) for table in (inside, outside))
+        base = 1.0 if emphasis is None else base
+        return partial(cross_entropy, self.input, self.raw_target, self.rules, inside, outside, emphasis, base)
 
     def _losses(self, likelihood: Likelihood, inside: Tensor, outside: Tensor) -> OfPart:
         inside, outside = (table.expand(self.input.shape[0], -1) for table in (inside, outside))
@@ -297,6 +315,11 @@ def read_voxels(
         counts = torch.arange(input.shape[1], device=input.device) >= first
         kept = counts.expand(input.shape[:2]) if kept is None else kept & counts
     return Voxels(rules, input, target, mask, kept, activation, exclusive, 0 if exclusive else first)
+
+
+def unchanged(nll: Tensor) -> Tensor:
+    """Return what is given."""
+    return nll
 
 
 def product(a: Tensor | None, b: Tensor | None) -> Tensor | None:

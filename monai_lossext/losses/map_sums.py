@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .compiled import map_slopes, map_sums
 from .parts import parts, spread
-from .paths import fused
+from .paths import compiled, fused
 from .precision import (
     STEEPEST_LOGIT,
     Activation,
@@ -55,6 +56,12 @@ class MapSum:
         p = probabilities(input, self.activation)[:, self.first :]
         return self.sums(p if target is None else (p - self.channels(target, p)).square(), phi)
 
+    def loops_fit(self, input: Tensor, phi: Tensor) -> bool:
+        """Return whether compiled loops can add up a map times the probabilities, and are there."""
+        readable = all(x.dtype == torch.float32 and x.is_contiguous() and x.numel() for x in (input, phi))
+        alike = self.activation == "sigmoid" and input.shape == phi.shape and input.device.type == "cpu"
+        return readable and alike and compiled()
+
     def sums(self, x: Tensor, phi: Tensor) -> Tensor:
         """Return the sums of the shifted map times ``x``."""
         return (x * shifted(phi.to(x.dtype), self.shift)).flatten(2).sum(2, dtype=accumulator_dtype(x))
@@ -88,7 +95,9 @@ class SumOfParts(Function):
     def forward(ctx: Any, input: Tensor, phi: Tensor, target: Tensor | None, recipe: MapSum) -> Tensor:
         """Return the sums; keep only what was given."""
         ctx.save_for_backward(input, phi, target)
-        ctx.recipe = recipe
+        ctx.recipe, ctx.compiled = recipe, target is None and recipe.loops_fit(input, phi)
+        if ctx.compiled:
+            return map_sums(input, phi, recipe.shift)
         total = torch.zeros(phi.shape[:2], dtype=accumulator_dtype(input), device=input.device)
         for where in parts(input):
             z = widened(input[where])
@@ -104,6 +113,8 @@ class SumOfParts(Function):
         if torch.is_grad_enabled():
             total = ctx.recipe.plain(input, phi, target)
             return *torch.autograd.grad(total, input, upstream, create_graph=True), None, None, None
+        if ctx.compiled:
+            return map_slopes(input, phi, ctx.recipe.shift, upstream[0]), None, None, None
         gradient = torch.empty_like(input)
         for where in parts(input):
             part = None if target is None else target[where]

@@ -256,6 +256,8 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
         0.6224
     """
 
+    base = 1.0
+
     def __init__(
         self,
         *args: Any,
@@ -268,12 +270,12 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
         self.spacing = checked_spacing(spacing)
 
     def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
-        """Return 1 + phi, the factor of each voxel's cross-entropy."""
+        """Return phi, the factor of each voxel's cross-entropy less 1."""
         phi = given_penalty(reading, voxels)
         if phi is None:
             regions = penalty_regions(reading.checked(), voxels.exclusive, voxels.first)
             phi = border_penalty(regions, self.spacing, voxels.dtype, self.normalize)
-        return 1 + phi.to(voxels.dtype), None
+        return phi.to(voxels.dtype), None
 
 
 class ShapeAwareLoss(VoxelLoss):

@@ -18,6 +18,7 @@ from .paths import fused
 from .precision import accumulator_dtype
 
 Values = Callable[[Slices, Tensor], Tensor]  # index of a part, and its input -> values of its voxels
+Loops = Callable[[float, bool], tuple[float, Tensor | None] | None]  # scale, whether with gradient -> these, or None
 Sums = Callable[[Slices, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # these, and its factors -> sum, number
 
 
@@ -35,7 +36,9 @@ def each_voxel(values: Values, input: Tensor, halo: int = 0) -> Tensor:
     return each
 
 
-def sum_and_number(sums: Sums, scale: float, input: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+def sum_and_number(
+    sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: Loops | None = None
+) -> tuple[Tensor, Tensor]:
     """Return a sum over all voxels, with gradient to input and factors, and the number of voxels in it, in float64.
 
     Args:
@@ -43,11 +46,13 @@ def sum_and_number(sums: Sums, scale: float, input: Tensor, factors: Tensor | No
         scale: multiplies the sum before its gradient is rounded to the input's type.
         input: (B, C, *S).
         factors: (B, 1 or C, *S), or None.
+        loops: the sum over all voxels, each of which counts 1, if there is a faster way to compute it. Factors have no
+            gradient then.
     """
     if not fused():
         total, number = sums(everything(input), input, factors)
         return total * scale, number
-    both: tuple[Tensor, Tensor] = SumOfVoxels.apply(sums, scale, input, factors)  # type: ignore[no-untyped-call]
+    both: tuple[Tensor, Tensor] = SumOfVoxels.apply(sums, scale, input, factors, loops)  # type: ignore[no-untyped-call]
     return both
 
 
@@ -106,12 +111,15 @@ class SumOfVoxels(Function):
     """The sum over all voxels; its gradient is written in the same walk."""
 
     @staticmethod
-    def forward(ctx: Any, sums: Sums, scale: float, input: Tensor, factors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: Loops | None
+    ) -> tuple[Tensor, Tensor]:
         """Return the sum times ``scale``, and the number of voxels in it."""
-        ctx.sums, ctx.scale, ctx.wanted = sums, scale, ctx.needs_input_grad[2:]
+        ctx.sums, ctx.loops, ctx.scale, ctx.wanted = sums, loops, scale, ctx.needs_input_grad[2:4]
         ctx.save_for_backward(input, factors)
         ctx.wide = torch.finfo(input.dtype).bits >= 32  # half precision is rounded when the last factor is known
-        total, number, ctx.gradients = walked(sums, scale, input, factors, ctx.wanted if ctx.wide else (False, False))
+        wanted = ctx.wanted if ctx.wide else (False, False)
+        total, number, ctx.gradients = walked(sums, scale, input, factors, wanted, loops)
         ctx.mark_non_differentiable(number)
         return total, number
 
@@ -123,22 +131,31 @@ class SumOfVoxels(Function):
             total = ctx.sums(everything(input), input, factors)[0] * ctx.scale
             asked = [x for x, want in zip((input, factors), ctx.wanted, strict=True) if want]
             found = iter(torch.autograd.grad(total, asked, upstream[0], create_graph=True))
-            return None, None, *(next(found) if want else None for want in ctx.wanted)
+            return None, None, *(next(found) if want else None for want in ctx.wanted), None
         if not ctx.wide:
-            return None, None, *walked(ctx.sums, ctx.scale * upstream[0], input, factors, ctx.wanted)[2]
+            return None, None, *walked(ctx.sums, ctx.scale * upstream[0], input, factors, ctx.wanted)[2], None
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # in a second pass through a graph that was retained
-            gradients = walked(ctx.sums, ctx.scale, input, factors, ctx.wanted)[2]
+            gradients = walked(ctx.sums, ctx.scale, input, factors, ctx.wanted, ctx.loops)[2]
         if upstream[0] != 1:
             gradients = [None if x is None else x.mul_(upstream[0]) for x in gradients]
-        return None, None, *gradients
+        return None, None, *gradients, None
 
 
 def walked(
-    sums: Sums, scale: float | Tensor, input: Tensor, factors: Tensor | None, wanted: Sequence[bool]
+    sums: Sums,
+    scale: float | Tensor,
+    input: Tensor,
+    factors: Tensor | None,
+    wanted: Sequence[bool],
+    loops: Loops | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Return the scaled sum, the number of voxels, and the wanted ones of the gradients to input and factors."""
     tensors, dtype = (input, factors), accumulator_dtype(input)
+    at_once = None if loops is None else loops(float(scale), wanted[0])
+    if at_once is not None:
+        value, gradient = at_once
+        return torch.tensor(value, dtype=dtype), torch.tensor(input.numel(), dtype=dtype), [gradient, None]
     total, number, scale = (torch.as_tensor(x, dtype=dtype, device=input.device) for x in (0.0, 0.0, scale))
     gradients = [
         torch.empty_like(x) if x is not None and want else None for x, want in zip(tensors, wanted, strict=True)

@@ -1,0 +1,214 @@
+"""Compiled loops like those of :mod:`.kernels` for what is computed of each voxel of a sigmoid by itself.
+
+The cross-entropy and its gradient, in one walk; the sum of a map times the probability, and its gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernels import (
+    BLOCK,
+    LOWEST,
+    ONE,
+    PIECE,
+    TWO,
+    ZERO,
+    Floats,
+    Number,
+    compiled,
+    exp_of_negative,
+    out_of_range,
+    pieces,
+    smaller_probability,
+    sums_over,
+    value_of,
+)
+
+# log(1 + e) = 2 (s + s^3 / 3 + s^5 / 5 + ...) with s = e / (2 + e), at most 1/3: the next term is below a tenth of
+# float32's precision.
+L_3, L_5, L_7, L_9, L_11, L_13 = (np.float32(1 / n) for n in range(3, 15, 2))
+
+
+@compiled
+def log_one_plus(e: Number) -> Number:
+    """Return log(1 + e) for 0 <= e <= 1 to two units in the last place, however small."""
+    s = e / (TWO + e)
+    q = s * s
+    series = (((((L_13 * q + L_11) * q + L_9) * q + L_7) * q + L_5) * q + L_3) * q
+    return TWO * (s + s * series)
+
+
+@sums_over
+def cross_entropy_of_row(
+    z: Floats,
+    target: Any,
+    factor: Floats,
+    n: int,
+    c: int,
+    reading: int,
+    emphasised: bool,
+    base: Number,
+    inside: Number,
+    outside: Number,
+    scale: Number,
+    out: Floats,
+) -> Number:
+    """Return the sum of the cross-entropies of n logits of a class, and write its gradient times a scale.
+
+    Neither infinity times 0 nor the comparison with a NaN hides what a logit is.
+    """
+    total, this = ZERO, np.float32(c)
+    for i in range(n):
+        logit = z[i]
+        size = abs(logit)
+        e = exp_of_negative(-size if size < -LOWEST else LOWEST)
+        rest, less = log_one_plus(e), e / (ONE + e)
+        g = value_of(target[i], reading, this)
+        positive = logit > ZERO
+        in_class = g * inside * (rest - (ZERO if positive else logit)) if g > ZERO else ZERO
+        beside = (ONE - g) * outside * (rest + (logit if positive else ZERO)) if g < ONE else ZERO
+        p, q = (ONE - less, less) if positive else (less, ONE - less)
+        slope = (ONE - g) * outside * p - g * inside * q
+        weight = base + factor[i] if emphasised else base
+        total += (in_class + beside if logit == logit else logit) * weight
+        out[i] = (slope if logit == logit else logit) * (weight * scale)
+    return total
+
+
+@compiled
+def cross_entropy_of(
+    z: Any,
+    target: Any,
+    factor: Any,
+    reading: int,
+    emphasised: bool,
+    base: Number,
+    inside: Floats,
+    outside: Floats,
+    scale: Number,
+    sums: NDArray[np.float64],
+    out: Any,
+    wanted: bool,
+    start: int,
+    stop: int,
+) -> None:
+    """Add up the pieces start..stop-1 of a volume, and write the gradient.
+
+    Args:
+        z: (B, C, V) logits.
+        target: (B, 1, V) labels or (B, C, V) values.
+        factor: (B, 1 or C, V), of each voxel; if not ``emphasised``, anything of this type.
+        reading: how the target is to be read, one of those of :mod:`.kernels`.
+        emphasised: whether there are factors of voxels.
+        base: added to them.
+        inside: (B, C), factors of what is inside of a class.
+        outside: (B, C), factors of what is not.
+        scale: multiplies the gradient.
+        sums: (P, 2), of all pieces: sum, and how many values of the target are out of range; zeros where this writes.
+        out: (B, C, V), the gradient; if not ``wanted``, anything of this type.
+        wanted: whether the gradient is.
+        start: number of the first piece; the pieces of a sample follow each other.
+        stop: number of the piece after the last one.
+    """
+    classes, voxels = z.shape[1], z.shape[2]
+    of_sample = pieces(voxels)
+    nowhere = np.empty(BLOCK, np.float32)
+    for piece in range(start, stop):
+        b, v = piece // of_sample, piece % of_sample * PIECE
+        end = min(v + PIECE, voxels)
+        while v < end:
+            n = min(BLOCK, end - v)
+            here = slice(v, v + n)
+            for c in range(classes):
+                row = target[b, min(c, target.shape[1] - 1), here]
+                if c < target.shape[1]:
+                    sums[piece, 1] += out_of_range(row, n, reading, classes - 1)
+                sums[piece, 0] += cross_entropy_of_row(
+                    z[b, c, here],
+                    row,
+                    factor[b, min(c, factor.shape[1] - 1), here] if emphasised else nowhere,
+                    n,
+                    c,
+                    reading,
+                    emphasised,
+                    base,
+                    inside[b, c],
+                    outside[b, c],
+                    scale,
+                    out[b, c, here] if wanted else nowhere,
+                )
+            v += n
+
+
+@compiled
+def shifted(distance: Number, shift: Number) -> Number:
+    """Return a signed distance, inside of an object, where it is negative, nearer to 0."""
+    return distance + shift if distance < ZERO else distance
+
+
+@sums_over
+def map_sum_of_row(z: Floats, phi: Floats, n: int, shift: Number) -> Number:
+    """Return the sum of a map times the sigmoid of n logits."""
+    total = ZERO
+    for i in range(n):
+        less = smaller_probability(z[i])
+        total += (less if z[i] < ZERO else ONE - less) * shifted(phi[i], shift)
+    return total
+
+
+@compiled
+def slope_of_row(z: Floats, phi: Floats, n: int, shift: Number, upstream: Number, out: Floats) -> None:
+    """Write the gradient of :func:`map_sum_of_row` times that of the sum; held beyond the steepest logit."""
+    for i in range(n):
+        less = smaller_probability(z[i])
+        out[i] = shifted(phi[i], shift) * upstream * (less * (ONE - less))
+
+
+@compiled
+def map_sums_of(z: Any, phi: Any, shift: Number, sums: NDArray[np.float64], start: int, stop: int) -> None:
+    """Add up the pieces start..stop-1 of a volume.
+
+    Args:
+        z: (B, C, V) logits.
+        phi: (B, C, V), the map.
+        shift: added to it where it is negative.
+        sums: (P, C), of all pieces; zeros where this writes.
+        start: number of the first piece; the pieces of a sample follow each other.
+        stop: number of the piece after the last one.
+    """
+    voxels = z.shape[2]
+    of_sample = pieces(voxels)
+    for piece in range(start, stop):
+        b, v = piece // of_sample, piece % of_sample * PIECE
+        end = min(v + PIECE, voxels)
+        while v < end:
+            n = min(BLOCK, end - v)
+            here = slice(v, v + n)
+            for c in range(z.shape[1]):
+                sums[piece, c] += map_sum_of_row(z[b, c, here], phi[b, c, here], n, shift)
+            v += n
+
+
+@compiled
+def map_slopes_of(z: Any, phi: Any, shift: Number, upstream: Floats, out: Any, start: int, stop: int) -> None:
+    """Write the gradient of the pieces start..stop-1 of a volume; arguments as of :func:`map_sums_of`, and
+
+    Args:
+        upstream: (B, C), gradient of the sums.
+        out: (B, C, V), where to write.
+    """
+    voxels = z.shape[2]
+    of_sample = pieces(voxels)
+    for piece in range(start, stop):
+        b, v = piece // of_sample, piece % of_sample * PIECE
+        end = min(v + PIECE, voxels)
+        while v < end:
+            n = min(BLOCK, end - v)
+            here = slice(v, v + n)
+            for c in range(z.shape[1]):
+                slope_of_row(z[b, c, here], phi[b, c, here], n, shift, upstream[b, c], out[b, c, here])
+            v += n

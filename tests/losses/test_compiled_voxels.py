@@ -1,0 +1,180 @@
+"""The compiled loops over voxels of a sigmoid: cross-entropies, and sums of a distance map times the probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from monai_lossext.losses import (
+    BalancedCrossEntropyLoss,
+    BoundaryDistanceLoss,
+    DistanceMapCrossEntropyLoss,
+    FocalCrossEntropyLoss,
+    WeightedCrossEntropyLoss,
+    likelihoods,
+    map_sums,
+    voxel_kernels,
+)
+from monai_lossext.losses.paths import plain_path, uncompiled_path
+
+from . import cases
+
+SHAPE = (2, 3, 40, 30, 20)
+LOSSES: dict[str, tuple[Any, str]] = {
+    "plain": (WeightedCrossEntropyLoss(sigmoid=True), ""),
+    "pos_weight": (WeightedCrossEntropyLoss(sigmoid=True, pos_weight=3.0), ""),
+    "prior": (WeightedCrossEntropyLoss(sigmoid=True, prior=[0.2, 0.1, 0.5]), ""),
+    "class weights": (WeightedCrossEntropyLoss(sigmoid=True, weight=[1.0, 0.0, 2.0]), ""),
+    "sum": (WeightedCrossEntropyLoss(sigmoid=True, reduction="sum"), ""),
+    "labels": (WeightedCrossEntropyLoss(sigmoid=True, to_onehot_y=True), ""),
+    "balanced": (BalancedCrossEntropyLoss(sigmoid=True), ""),
+    "penalties": (DistanceMapCrossEntropyLoss(sigmoid=True), "penalty_map"),
+    "boundary": (BoundaryDistanceLoss(sigmoid=True), "distance_map"),
+    "boundary, full": (BoundaryDistanceLoss(sigmoid=True, inside="full", normalize=False), "distance_map"),
+}
+
+
+def volume(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return 4 * torch.randn(SHAPE, generator=generator), torch.rand(SHAPE, generator=generator)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the loops that were run."""
+    names: list[str] = []
+    for module, name in ((likelihoods, "cross_entropy"), (map_sums, "map_sums"), (map_sums, "map_slopes")):
+        original = getattr(module, name)
+
+        def noting(*args: Any, name: str = name, original: Any = original) -> Any:
+            names.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(module, name, noting)
+    return names
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("name", [*LOSSES])
+def test_loops_are_taken_and_compute_what_the_plain_path_does(calls: list[str], name: str, soft: bool) -> None:
+    loss, key = LOSSES[name]
+    x, target = volume()
+    label = target[:, :1].mul(3).floor()
+    target = label if name == "labels" else target if soft else (target > 0.7).float()
+    given: Any = target
+    if key:
+        noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+        given = {"label": target, key: noise if key == "distance_map" else noise.abs()}
+    value, gradient = cases.value_and_gradient(lambda z: loss(z, given), x)
+    assert calls == (["map_sums", "map_slopes"] if key == "distance_map" else ["cross_entropy"])
+    with plain_path():
+        expected, slope = cases.value_and_gradient(lambda z: loss(z, given), x.double())
+    torch.testing.assert_close(value, expected.float(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient, slope.float(), rtol=2e-6, atol=1e-6 * slope.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    "what", ["mask", "ignored", "classes", "focal", "background", "weights", "none", "half", "strided"]
+)
+def test_all_else_goes_the_other_ways(calls: list[str], what: str) -> None:
+    x, target = volume()
+    target, mask = (target > 0.7).float(), None
+    options: dict[str, Any] = {
+        "ignored": {"ignore_index": 2},
+        "background": {"include_background": False},
+        "weights": {"normalize": "weights", "pos_weight": 2.0},
+        "none": {"reduction": "none"},
+    }.get(what, {})
+    given: Any = {"label": target, "classes": torch.tensor([[1, 0, 1], [1, 1, 1]])} if what == "classes" else target
+    if what == "mask":
+        mask = torch.ones(2, 1, *SHAPE[2:])
+        mask[0, 0, 0] = 0.5
+    elif what == "ignored":
+        target[0, 2] = 1.0  # of the ignored channel
+    elif what == "half":
+        x = x.bfloat16()
+    elif what == "strided":
+        x = x.contiguous(memory_format=torch.channels_last_3d)
+    loss = (FocalCrossEntropyLoss if what == "focal" else WeightedCrossEntropyLoss)(sigmoid=True, **options)
+    x.requires_grad_()
+    loss(x, given, mask).sum().backward()
+    assert calls == []
+    assert x.grad is not None
+
+
+def test_without_gradient_and_again_and_twice() -> None:
+    x, target = volume()
+    loss = WeightedCrossEntropyLoss(sigmoid=True)
+    with torch.no_grad():
+        alone = loss(x, target)
+    x.requires_grad_()
+    value = loss(x, target)
+    assert torch.equal(alone, value.detach())
+    (first,) = torch.autograd.grad(value, x, retain_graph=True)
+    (second,) = torch.autograd.grad(value, x, torch.tensor(2.0))
+    torch.testing.assert_close(second, 2 * first)
+    small, some = x[:, :, :2, :2, :2].detach().double().requires_grad_(), target[:, :, :2, :2, :2].double()
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, some), small)
+    (slope,) = torch.autograd.grad(loss(x, target), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.square().sum(), x)
+    with plain_path():
+        (slope,) = torch.autograd.grad(loss(x, target), x, create_graph=True)
+        (expected,) = torch.autograd.grad(slope.square().sum(), x)
+    torch.testing.assert_close(curvature, expected)
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    x, target = volume()
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(cases.value_and_gradient(lambda z: WeightedCrossEntropyLoss(sigmoid=True)(z, target), x))
+    finally:
+        torch.set_num_threads(before)
+    for value, gradient in results[1:]:
+        assert torch.equal(value, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5, float("nan"), float("inf")])
+def test_values_out_of_range_are_named(value: float) -> None:
+    x, target = volume()
+    target[1, 2, 3, 4, 5] = value
+    with pytest.raises(ValueError, match=r"target holds .*expected values in \[0, 1\]"):
+        WeightedCrossEntropyLoss(sigmoid=True)(x, target)
+
+
+def test_extreme_logits_are_what_they_are_without_loops() -> None:
+    logits = torch.tensor([-torch.inf, -200.0, -86.5, -30.0, -1e-6, 0.0, 1e-6, 30.0, 86.5, 200.0, torch.inf])
+    x, loss = logits.repeat(2)[None, None], WeightedCrossEntropyLoss(sigmoid=True, reduction="sum")
+    for target in (torch.zeros(1, 1, 22), torch.ones(1, 1, 22), torch.full((1, 1, 22), 0.25)):
+        for i in range(len(logits)):
+            one, label = x[..., i : i + 1], target[..., :1]
+            value, gradient = cases.value_and_gradient(lambda z: loss(z, label), one)  # noqa: B023
+            with uncompiled_path():
+                expected, slope = cases.value_and_gradient(lambda z: loss(z, label), one)  # noqa: B023
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-36)
+            torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-36)
+
+
+@pytest.mark.parametrize("name", ["plain", "boundary"])
+def test_a_nan_in_the_logits_is_not_hidden(name: str) -> None:
+    x, target = volume()
+    x[0, 1, 2, 3, 4] = float("nan")
+    loss, key = LOSSES[name]
+    given = {"label": target, key: torch.ones(SHAPE)} if key else target
+    value, gradient = cases.value_and_gradient(lambda z: loss(z, given), x)
+    assert value.isnan()
+    assert gradient[0, 1, 2, 3, 4].isnan()
+    assert gradient.isnan().sum() == 1
+
+
+def test_log_is_right_to_the_last_place_but_one() -> None:
+    e = np.concatenate([np.linspace(0, 1, 100_001), np.logspace(-37, 0, 1000)]).astype(np.float32)
+    got = np.array([voxel_kernels.log_one_plus(value) for value in e])
+    np.testing.assert_allclose(got, np.log1p(e.astype(np.float64)), rtol=2**-22)
