@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .compiled import cross_entropy, loops_fit
 from .parts import Slices, parts, spread
-from .paths import fused
+from .paths import fused, known
 from .precision import Activation, accumulator_dtype, promoted
 from .reading import Rules
 from .walks import Loops, each_voxel, everything, sum_and_number
@@ -265,7 +265,8 @@ class Voxels:
 
     def _loops(self, inside: Tensor, outside: Tensor, emphasis: Tensor | None, base: float) -> Loops | None:
         """Return the compiled loops of the sum of the cross-entropies, where they can compute it."""
-        fits = self.activation == "sigmoid" and not self.exclusive and self.kept is None and self.first == 0
+        fits = self.activation == "sigmoid" and not self.exclusive and self.first == 0
+        fits = fits and (self.kept is None or known(self.kept))
         if not fits or not fused() or not loops_fit(self.input, self.raw_target, self.mask, self.rules):
             return None
         if emphasis is not None:

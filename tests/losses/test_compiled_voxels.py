@@ -105,6 +105,20 @@ def test_all_else_goes_the_other_ways(calls: list[str], what: str) -> None:
     assert x.grad is not None
 
 
+def test_options_that_are_not_used_change_no_bit(calls: list[str]) -> None:
+    x, target = volume()
+    loss = WeightedCrossEntropyLoss(sigmoid=True)
+    value, gradient = cases.value_and_gradient(lambda z: loss(z, target), x)
+    classes = {"label": target, "classes": torch.ones(SHAPE[:2])}
+    ones = torch.ones(SHAPE)
+    ignoring = WeightedCrossEntropyLoss(sigmoid=True, ignore_index=255)
+    for other in (lambda z: loss(z, classes), lambda z: loss(z, target, ones), lambda z: ignoring(z, target)):
+        again, slope = cases.value_and_gradient(other, x)
+        assert torch.equal(again, value)
+        assert torch.equal(slope, gradient)
+    assert calls == ["cross_entropy"] * 4
+
+
 def test_without_gradient_and_again_and_twice() -> None:
     x, target = volume()
     loss = WeightedCrossEntropyLoss(sigmoid=True)
