@@ -182,8 +182,9 @@ def significance_matrix(results: Results) -> Picture:
         for here, there in ((pair.first, pair.second), (pair.second, pair.first)):
             row, column = losses.index(here), losses.index(there)
             verdicts[row, column] = (1 if pair.better == here else -1) if pair.significant else 0
-            sign = {1: "▲ ", -1: "▼ ", 0: ""}[int(verdicts[row, column])]
-            texts[row, column] = sign + format_p(pair.p_holm).removeprefix("= ").replace(" ", "")
+            sign = {1: "▲", -1: "▼", 0: ""}[int(verdicts[row, column])]
+            gap = sign and (" " if size <= 6 else "\n")  # in narrow cells the number stands below
+            texts[row, column] = sign + gap + format_p(pair.p_holm).removeprefix("= ").replace(" ", "")
     axes.imshow(verdicts, cmap=ListedColormap(VERDICTS), vmin=-1, vmax=1, aspect="auto")
     letters = 8 if size <= 6 else 6.5 if size <= 10 else 5
     for (row, column), text in texts.items():
