@@ -64,6 +64,9 @@ def main() -> None:
         str(Path(study["output"]).parent): "build",
         str(Path(study["bundle"]).parent): "bundles",
     }
+    start = Path(study.get("initial_weights", ""))
+    if "runs" in start.parts:  # those of another study
+        folders[str(Path(*start.parts[: start.parts.index("runs") - 1]))] = "build"
     text = page((arguments.study / "report" / "report.md").read_text(encoding="utf-8"), folders, arguments.name)
     target = ROOT / "docs" / "reports" / arguments.name
     target.mkdir(parents=True, exist_ok=True)
