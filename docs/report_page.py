@@ -15,6 +15,8 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
+from monai_lossext.compare.report import as_markdown
+
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = 64
 WIDTH = 900  # pixels
@@ -31,17 +33,11 @@ def page(report: str, folders: dict[str, str], name: str) -> str:
     """
     sections = [part for part in re.split(r"(?m)^(?=## )", report) if not part.startswith("## Pictures")]
     text = "".join(sections)
-    for folder, other in sorted(
-        folders.items(), key=lambda pair: -len(pair[0])
-    ):  # the longest first: it may hold others
-        text = text.replace(folder, other).replace(escaped(folder), escaped(other))
+    longest_first = sorted(folders.items(), key=lambda pair: -len(pair[0]))  # one may hold others
+    for folder, other in longest_first:
+        text = text.replace(folder, other).replace(as_markdown(folder), as_markdown(other))
     text = FIGURE.sub(rf"]({name}/\g<name>)", text)
     return re.sub(r"\n{3,}", "\n\n", text)
-
-
-def escaped(folder: str) -> str:
-    """Return a folder as the report's prose writes it."""
-    return folder.replace("_", r"\_")
 
 
 def small(source: Path, target: Path) -> None:

@@ -28,7 +28,6 @@ from monai_lossext.compare.plan import (
     did_you_mean,
     positive_number,
 )
-from monai_lossext.engines import load_initial_weights
 
 SECTIONS = ("validation", "testing")
 EXECUTORS = {"local": ("processes", "threads"), "ray": ("address", "cpus", "gpus", "retries", "threads")}
@@ -143,6 +142,8 @@ def _check_study(study: Study, write: bool) -> None:
     for run in [*study.pretrainings()[:1], *study.runs()[: len(study.losses)]]:
         parser = _check_loss(run)
     if study.initial_weights is not None and "network_def" in parser:
+        from monai_lossext.engines import load_initial_weights  # brings all engines, which no other study needs
+
         network = _build(parser, "network_def", "--bundle: its network_def")
         try:
             load_initial_weights(network, study.initial_weights)

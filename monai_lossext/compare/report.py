@@ -135,7 +135,7 @@ def write_report(results: Results) -> Path:
         "p": _p,
         "metric": _directed,
         "breakable": _breakable,
-        "md": _markdown,
+        "md": as_markdown,
     }
     for name in ("report.md", "report.html"):
         replace_file(folder / name, environment.get_template(name).render(context))
@@ -253,7 +253,7 @@ def _breakable(name: str) -> Markup:
     return Markup("<wbr>").join(re.split(r"(?<=[a-z])(?=[A-Z])|(?<=_)", printable(name)))
 
 
-def _markdown(text: object) -> str:
+def as_markdown(text: object) -> str:
     """Keep names and messages from being read as Markdown or HTML, and from ending their line."""
     line = " ".join(printable(text).split())
     return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", html.escape(line, quote=False))

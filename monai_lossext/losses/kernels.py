@@ -69,6 +69,14 @@ def pieces(voxels: int) -> int:
 
 
 @compiled
+def stretch(piece: int, voxels: int) -> tuple[int, int, int]:
+    """Return the sample of a piece, its first voxel there and the one after its last."""
+    of_sample = pieces(voxels)
+    first = piece % of_sample * PIECE
+    return piece // of_sample, first, min(first + PIECE, voxels)
+
+
+@compiled
 def exp_of_negative(x: Number) -> Number:
     """Return exp(x) for -87 < x <= 0 to two units in the last place, in operations that run on many numbers at once."""
     k = np.int32(x * LOG2_E - HALF)
@@ -253,13 +261,11 @@ def sums_of(
         stop: number of the piece after the last one.
     """
     channels, voxels = z.shape[1], z.shape[2]
-    of_sample = pieces(voxels)
     classes = sums.shape[1]
     p, one, other = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
-        b, v = piece // of_sample, piece % of_sample * PIECE
-        end = min(v + PIECE, voxels)
-        while v < end:
+        b, first, end = stretch(piece, voxels)
+        for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             if activation == SOFTMAX:
@@ -277,7 +283,6 @@ def sums_of(
                     add(z[b, c, here], row, n, c, reading, further, sums[piece, c])
                 else:
                     add(p[c], row, n, c, reading, further, sums[piece, c])
-            v += n
 
 
 @compiled
@@ -380,14 +385,12 @@ def gradient_of(
         out: (B, C, V), where to write.
     """
     voxels = z.shape[2]
-    of_sample = pieces(voxels)
     classes = upstream.shape[1]
     p, h = np.empty((classes, BLOCK), np.float32), np.empty((classes, BLOCK), np.float32)
     one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
-        b, v = piece // of_sample, piece % of_sample * PIECE
-        end = min(v + PIECE, voxels)
-        while v < end:
+        b, first, end = stretch(piece, voxels)
+        for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             if activation == SOFTMAX:
@@ -408,4 +411,3 @@ def gradient_of(
             if activation == SOFTMAX:
                 for c in range(classes):
                     subtract_mean(h[c], p[c], other, n, out[b, c, here])
-            v += n

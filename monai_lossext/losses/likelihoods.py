@@ -21,7 +21,7 @@ from .parts import Slices, parts, spread
 from .paths import fused, known
 from .precision import Activation, accumulator_dtype, promoted
 from .reading import Rules
-from .walks import Loops, each_voxel, everything, sum_and_number
+from .walks import WholeSum, each_voxel, everything, sum_and_number
 
 SMALLEST_PROBABILITY = 1e-7  # below it, and above 1 minus it, given probabilities are clamped before the logarithm
 
@@ -263,7 +263,7 @@ class Voxels:
             counted = counted if counted is None or counted.shape[1] == 1 else counted[:, self.first :]
         return Part(z, target, counted, self.activation, self.exclusive, self.labels)
 
-    def _loops(self, inside: Tensor, outside: Tensor, emphasis: Tensor | None, base: float) -> Loops | None:
+    def _loops(self, inside: Tensor, outside: Tensor, emphasis: Tensor | None, base: float) -> WholeSum | None:
         """Return the compiled loops of the sum of the cross-entropies, where they can compute it."""
         fits = self.activation == "sigmoid" and not self.exclusive and self.first == 0
         fits = fits and (self.kept is None or known(self.kept))

@@ -14,7 +14,6 @@ from .kernels import (
     BLOCK,
     LOWEST,
     ONE,
-    PIECE,
     TWO,
     ZERO,
     Floats,
@@ -22,8 +21,8 @@ from .kernels import (
     compiled,
     exp_of_negative,
     out_of_range,
-    pieces,
     smaller_probability,
+    stretch,
     sums_over,
     value_of,
 )
@@ -115,12 +114,10 @@ def cross_entropy_of(
         stop: number of the piece after the last one.
     """
     classes, voxels = z.shape[1], z.shape[2]
-    of_sample = pieces(voxels)
     nowhere = np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
-        b, v = piece // of_sample, piece % of_sample * PIECE
-        end = min(v + PIECE, voxels)
-        while v < end:
+        b, first, end = stretch(piece, voxels)
+        for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             for c in range(classes):
@@ -141,7 +138,6 @@ def cross_entropy_of(
                     scale,
                     out[b, c, here] if wanted else nowhere,
                 )
-            v += n
 
 
 @compiled
@@ -181,16 +177,13 @@ def map_sums_of(z: Any, phi: Any, shift: Number, sums: NDArray[np.float64], star
         stop: number of the piece after the last one.
     """
     voxels = z.shape[2]
-    of_sample = pieces(voxels)
     for piece in range(start, stop):
-        b, v = piece // of_sample, piece % of_sample * PIECE
-        end = min(v + PIECE, voxels)
-        while v < end:
+        b, first, end = stretch(piece, voxels)
+        for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             for c in range(z.shape[1]):
                 sums[piece, c] += map_sum_of_row(z[b, c, here], phi[b, c, here], n, shift)
-            v += n
 
 
 @compiled
@@ -202,13 +195,10 @@ def map_slopes_of(z: Any, phi: Any, shift: Number, upstream: Floats, out: Any, s
         out: (B, C, V), where to write.
     """
     voxels = z.shape[2]
-    of_sample = pieces(voxels)
     for piece in range(start, stop):
-        b, v = piece // of_sample, piece % of_sample * PIECE
-        end = min(v + PIECE, voxels)
-        while v < end:
+        b, first, end = stretch(piece, voxels)
+        for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             for c in range(z.shape[1]):
                 slope_of_row(z[b, c, here], phi[b, c, here], n, shift, upstream[b, c], out[b, c, here])
-            v += n

@@ -18,7 +18,7 @@ from .paths import fused
 from .precision import accumulator_dtype
 
 Values = Callable[[Slices, Tensor], Tensor]  # index of a part, and its input -> values of its voxels
-Loops = Callable[[float, bool], tuple[float, Tensor | None] | None]  # scale, whether with gradient -> these, or None
+WholeSum = Callable[[float, bool], tuple[float, Tensor | None] | None]  # scale, whether with gradient -> these, or None
 Sums = Callable[[Slices, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # these, and its factors -> sum, number
 
 
@@ -37,7 +37,7 @@ def each_voxel(values: Values, input: Tensor, halo: int = 0) -> Tensor:
 
 
 def sum_and_number(
-    sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: Loops | None = None
+    sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: WholeSum | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return a sum over all voxels, with gradient to input and factors, and the number of voxels in it, in float64.
 
@@ -112,7 +112,7 @@ class SumOfVoxels(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: Loops | None
+        ctx: Any, sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: WholeSum | None
     ) -> tuple[Tensor, Tensor]:
         """Return the sum times ``scale``, and the number of voxels in it."""
         ctx.sums, ctx.loops, ctx.scale, ctx.wanted = sums, loops, scale, ctx.needs_input_grad[2:4]
@@ -148,7 +148,7 @@ def walked(
     input: Tensor,
     factors: Tensor | None,
     wanted: Sequence[bool],
-    loops: Loops | None = None,
+    loops: WholeSum | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Return the scaled sum, the number of voxels, and the wanted ones of the gradients to input and factors."""
     tensors, dtype = (input, factors), accumulator_dtype(input)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+
+needs_compiler = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 
 # Kills itself in the third epoch: in its second batch, or when the new last.pt is about to replace the old one.
 KILLED = """

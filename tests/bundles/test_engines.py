@@ -20,6 +20,8 @@ from monai_lossext.engines import (
     prepare_run,
 )
 
+from .running import needs_compiler
+
 
 def batch(count: int = 16, height: int = 32, width: int = 48) -> dict[str, torch.Tensor]:
     image = torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(1))
@@ -265,6 +267,7 @@ def test_an_error_ends_with_its_cause(capsys: pytest.CaptureFixture[str]) -> Non
     assert "RuntimeError: Failed to instantiate component" in printed
 
 
+@needs_compiler
 def test_compiling_changes_neither_keys_nor_results() -> None:
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.ReLU())
     keys, image = list(network.state_dict()), torch.rand(2, 1, 8, 8)

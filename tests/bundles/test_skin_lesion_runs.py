@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,7 +18,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
-from .running import KILLED, results, rows
+from .running import KILLED, needs_compiler, results, rows
 
 Run = Callable[..., ConfigWorkflow]
 
@@ -145,7 +144,7 @@ def test_two_processes(bundle: Path, phantoms: dict[str, Any], tmp_path: Path) -
     assert not any(name.startswith("module.") for name in state["network"])
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="needs a C++ compiler")
+@needs_compiler
 def test_a_compiled_network_trains_as_the_plain_one_and_writes_the_same_checkpoints(run_bundle, tmp_path):
     for name in ("true", "false"):
         run_bundle("train", output_dir=str(tmp_path / name), compile=name)

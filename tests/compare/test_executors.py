@@ -120,38 +120,40 @@ def test_an_absent_ray_names_the_extra(
         run_study(plan(executor="ray"), watcher)
 
 
+@pytest.fixture
+def driver(bundle: Path, pictures: Path, tmp_path: Path) -> Callable[..., Driver]:
+    """Make a driver of a study of two losses: name of its folder, and further options."""
+
+    def make(output: str, *more: object) -> Driver:
+        common = ("--bundle", bundle, "--losses", "SoftDiceLoss,mcc", "--dataset-dir", pictures)
+        return Driver("run", *common, "--output", tmp_path / output, *more)
+
+    return make
+
+
 @needs_ray
 @pytest.mark.slow
 def test_ray_gives_the_same_tables_though_the_driver_was_killed(
-    bundle: Path, pictures: Path, write_overlay: Callable[..., Path], tmp_path: Path
+    driver: Callable[..., Driver], write_overlay: Callable[..., Path], tmp_path: Path
 ) -> None:
     write_overlay("mcc", skill=0.3, seconds=0.3)
-
-    def driver(output: Path, *executor: object) -> Driver:
-        common = ("--losses", "SoftDiceLoss,mcc", "--dataset-dir", pictures, "--epochs", 20)
-        return Driver("run", "--bundle", bundle, "--output", output, *common, *executor)
-
-    local, ray = tmp_path / "local", tmp_path / "ray"
-    assert driver(local).run().returncode == 0
-    run = ray / "runs" / "mcc" / "seed-0"
-    children = driver(ray, "--executor", "ray", "--cpus", 1).kill_when(lambda: len(read_history(run)) == 2)
+    epochs = ("--epochs", 20)
+    assert driver("local", *epochs).run().returncode == 0
+    run = tmp_path / "ray" / "runs" / "mcc" / "seed-0"
+    children = driver("ray", *epochs, "--executor", "ray", "--cpus", 1).kill_when(lambda: len(read_history(run)) == 2)
     wait_for(lambda: gone(children), 15)
     assert len(read_history(run)) < 20
-    finished = driver(ray, "--executor", "ray", "--cpus", 0.5).run()
+    finished = driver("ray", *epochs, "--executor", "ray", "--cpus", 0.5).run()
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert read_state(run)["resumed"] is True
-    assert tables(ray) == tables(local)
+    assert tables(tmp_path / "ray") == tables(tmp_path / "local")
 
 
 @needs_ray
 @pytest.mark.slow
 def test_a_run_goes_on_when_its_ray_worker_is_killed_but_not_for_ever(
-    bundle: Path, pictures: Path, write_overlay: Callable[..., Path], tmp_path: Path
+    driver: Callable[..., Driver], write_overlay: Callable[..., Path], tmp_path: Path
 ) -> None:
-    def driver(output: str, *executor: object) -> Driver:
-        common = ("--losses", "mcc,SoftDiceLoss", "--dataset-dir", pictures)
-        return Driver("run", "--bundle", bundle, "--output", tmp_path / output, *common, *executor)
-
     assert driver("local").run().returncode == 0
     write_overlay("mcc", skill=0.3, fail="worker")
     finished = driver("ray", "--executor", "ray", "--retries", 1).run()
@@ -170,23 +172,20 @@ def test_a_run_goes_on_when_its_ray_worker_is_killed_but_not_for_ever(
 @needs_ray
 @pytest.mark.slow
 def test_a_cluster_that_is_there_is_used_and_may_lose_a_machine(
-    bundle: Path, pictures: Path, write_overlay: Callable[..., Path], tmp_path: Path
+    driver: Callable[..., Driver], write_overlay: Callable[..., Path], tmp_path: Path
 ) -> None:
     from ray.cluster_utils import Cluster
 
-    def driver(output: str, *executor: object) -> Driver:
-        common = ("--losses", "SoftDiceLoss,mcc", "--dataset-dir", pictures, "--epochs", 20)
-        return Driver("run", "--bundle", bundle, "--output", tmp_path / output, *common, *executor)
-
     for loss in ("soft_dice", "mcc"):
         write_overlay(loss, skill=0.3, seconds=0.3)
-    assert driver("local").run().returncode == 0
+    epochs = ("--epochs", 20)
+    assert driver("local", *epochs).run().returncode == 0
     folders = [tmp_path / "ray" / "runs" / loss / "seed-0" for loss in ("soft_dice", "mcc")]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         other = cluster.add_node(num_cpus=1)
         with ThreadPoolExecutor() as pool:
-            future = pool.submit(driver("ray", "--executor", "ray", "--address", cluster.address).run)
+            future = pool.submit(driver("ray", *epochs, "--executor", "ray", "--address", cluster.address).run)
             wait_for(lambda: future.done() or all(len(read_history(folder)) >= 2 for folder in folders), 90)
             assert not future.done(), future.result().stderr
             cluster.remove_node(other, allow_graceful=False)
