@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import ctypes
 import os
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .paths import compiled
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
+    from .entries import Entry
     from .fused import Recipe
     from .reading import Rules
 
@@ -36,6 +35,7 @@ READABLE = {
     torch.float64: torch.float64,
 }
 SHARE = 2**16  # elements that a thread takes on at a time
+IMPORTED_BY = os.getpid()
 
 
 def loops_fit(input: Tensor, target: Tensor, mask: Tensor | None, rules: Rules) -> bool:
@@ -62,8 +62,8 @@ def loops_fit(input: Tensor, target: Tensor, mask: Tensor | None, rules: Rules) 
 class Loops:
     """Input and target of one call, as the loops read them."""
 
-    input: NDArray[np.float32]  # (B, C, V)
-    target: NDArray[Any]  # (B, 1, V) or (B, C, V)
+    input: Tensor  # (B, C, *S), contiguous, in float32
+    target: Tensor  # (B, 1, *S) or (B, C, *S), contiguous, of a dtype that loops are compiled for
     activation: int
     reading: int
     further: int
@@ -77,7 +77,7 @@ class Loops:
         activations = {"sigmoid": kernels.SIGMOID, "softmax": kernels.SOFTMAX, "pair": kernels.PAIR}
         further = {"negatives": kernels.NEGATIVES, "squares": kernels.SQUARES, "errors": kernels.ERRORS}
         return cls(
-            as_array(input),
+            input,
             readable(target),
             activations.get(recipe.activation or "", kernels.PROBABILITIES),
             reading_of(target, recipe.rules),
@@ -86,31 +86,30 @@ class Loops:
         )
 
     @property
-    def codes(self) -> tuple[int, int, int]:
+    def options(self) -> tuple[int, int, int, int, int]:
         """What tells the loops what to do."""
-        return self.activation, self.reading, self.further
+        return self.target.shape[1], self.classes, self.activation, self.reading, self.further
 
     def sums(self) -> Tensor | None:
         """Return the sums, (5 to 7, B, C), or None when a value of the target is out of range."""
         from . import kernels
 
-        batch, _, voxels = self.input.shape
-        sums = np.zeros((batch * kernels.pieces(voxels), self.classes, kernels.SUMS))
-        on_all_threads(partial(kernels.sums_of, self.input, self.target, *self.codes, sums), self.input.shape)
-        total = sums.reshape(batch, -1, self.classes, kernels.SUMS).sum(1)
-        if total[..., -1].any():
+        walk = Walk.over(self.input)
+        shares = torch.zeros(walk.pieces, self.classes, kernels.SUMS, dtype=torch.float64)
+        total = torch.zeros(1 + kernels.SUMS, walk.batch, self.classes, dtype=torch.float64)
+        walk.run(kernels.sums_entry(dtype_of(self.target)), self.options, self.input, self.target, shares)
+        Walk(walk.batch, self.classes, walk.voxels, walk.pieces, 1).run(kernels.totals_entry(), (), shares, total)
+        if total[-1].any():
             return None
-        more = {kernels.NO_MORE: 0, kernels.NEGATIVES: 1}.get(self.further, 2)
-        n = np.full((batch, self.classes, 1), float(voxels))
-        return torch.from_numpy(np.concatenate([n, total[..., : 4 + more]], -1).transpose(2, 0, 1).copy())
+        return total[: {kernels.NO_MORE: 5, kernels.NEGATIVES: 6}.get(self.further, 7)]
 
     def gradient(self, upstream: Tensor, out: Tensor) -> None:
         """Write the gradient of the input, given that of the sums."""
         from . import kernels
 
-        of_sums = np.ascontiguousarray(upstream.numpy().transpose(1, 2, 0))
-        work = partial(kernels.gradient_of, self.input, self.target, *self.codes, of_sums, as_array(out))
-        on_all_threads(work, self.input.shape)
+        loop = kernels.gradient_entry(dtype_of(self.target))
+        of_sums = upstream.to(torch.float64).contiguous()
+        Walk.over(self.input).run(loop, self.options, self.input, self.target, of_sums, out)
 
 
 def cross_entropy(
@@ -140,30 +139,26 @@ def cross_entropy(
     Returns:
         Sum and gradient, or None when a value of the target is out of range.
     """
-    from . import kernels, voxel_kernels
+    from . import voxel_kernels
 
-    z, labels = as_array(input), readable(target)
-    sums = np.zeros((len(z) * kernels.pieces(z.shape[2]), 2))
+    walk, labels = Walk.over(input), readable(target)
+    sums = torch.zeros(walk.pieces, 2, dtype=torch.float64)
     gradient = torch.empty_like(input) if wanted else None
-    within, beside = (table.to(torch.float32).contiguous().numpy() for table in (inside, outside))
-    work = partial(
-        voxel_kernels.cross_entropy_of,
-        z,
+    factors = 0 if factor is None else factor.shape[1]
+    walk.run(
+        voxel_kernels.cross_entropy_entry(dtype_of(labels)),
+        (labels.shape[1], factors, reading_of(target, rules), factor is not None, wanted),
+        input,
         labels,
-        z if factor is None else as_array(factor),
-        reading_of(target, rules),
-        factor is not None,
-        np.float32(base),
-        within,
-        beside,
-        np.float32(scale),
+        input if factor is None else factor,
+        inside.to(torch.float32).contiguous(),
+        outside.to(torch.float32).contiguous(),
+        torch.tensor([base, scale], dtype=torch.float32),
         sums,
-        z if gradient is None else as_array(gradient),
-        wanted,
+        input if gradient is None else gradient,
     )
-    on_all_threads(work, z.shape)
-    total, wrong = sums.sum(0)
-    return None if wrong else (float(total) * scale, gradient)
+    total, wrong = sums.sum(0).tolist()
+    return None if wrong else (total * scale, gradient)
 
 
 def map_sums(input: Tensor, phi: Tensor, shift: float) -> Tensor:
@@ -174,56 +169,91 @@ def map_sums(input: Tensor, phi: Tensor, shift: float) -> Tensor:
         phi: (B, C, *S), the map, likewise.
         shift: added to the map where it is negative.
     """
-    from . import kernels, voxel_kernels
+    from . import voxel_kernels
 
-    z = as_array(input)
-    sums = np.zeros((len(z) * kernels.pieces(z.shape[2]), z.shape[1]))
-    on_all_threads(partial(voxel_kernels.map_sums_of, z, as_array(phi), np.float32(shift), sums), z.shape)
-    return torch.from_numpy(sums.reshape(len(z), -1, z.shape[1]).sum(1))
+    walk = Walk.over(input)
+    sums = torch.zeros(walk.batch, walk.pieces // walk.batch, walk.channels, dtype=torch.float64)
+    walk.run(voxel_kernels.map_sums_entry(), (), input, phi, torch.tensor([shift], dtype=torch.float32), sums)
+    return sums.sum(1)
 
 
 def map_slopes(input: Tensor, phi: Tensor, shift: float, upstream: Tensor) -> Tensor:
     """Return the gradient of :func:`map_sums`, (B, C, *S), given that of the sums, (B, C)."""
     from . import voxel_kernels
 
-    gradient, z = torch.empty_like(input), as_array(input)
-    slopes = upstream.to(torch.float32).contiguous().numpy()
-    out = as_array(gradient)
-    on_all_threads(partial(voxel_kernels.map_slopes_of, z, as_array(phi), np.float32(shift), slopes, out), z.shape)
+    gradient, slopes = torch.empty_like(input), upstream.to(torch.float32).contiguous()
+    shifts = torch.tensor([shift], dtype=torch.float32)
+    Walk.over(input).run(voxel_kernels.map_slopes_entry(), (), input, phi, shifts, slopes, gradient)
     return gradient
 
 
-def on_all_threads(work: Callable[[int, int], None], shape: tuple[int, ...]) -> None:
-    """Have all pieces of a (B, C, V) worked on: ``work`` takes the first piece's number and that after the last one's.
+@dataclass(frozen=True)
+class Walk:
+    """A walk over a volume (B, C, V) in pieces.
 
-    Which voxels make a piece does not depend on the number of threads, so neither does the result. This thread
-    begins at once, the others join it when they have woken up.
+    Which voxels make a piece does not depend on the number of threads, so neither does the result.
     """
-    from . import kernels
 
-    count = shape[0] * kernels.pieces(shape[2])
-    shares = max(1, min(count, math.prod(shape) // SHARE))
-    if shares == 1 or torch.get_num_threads() == 1:
-        work(0, count)
-        return
-    bounds = iter([(count * i // shares, count * (i + 1) // shares) for i in range(shares)])
+    batch: int
+    channels: int
+    voxels: int
+    pieces: int
+    shares: int  # into how many of about equal size threads may split it
 
-    def take() -> None:
-        for between in bounds:
-            work(*between)
+    @classmethod
+    def over(cls, input: Tensor) -> Walk:
+        """Return the walk over a (B, C, *S)."""
+        from . import kernels
 
-    others = [pool().submit(take) for _ in range(min(torch.get_num_threads(), shares) - 1)]
+        batch, channels = input.shape[:2]
+        voxels = input.numel() // (batch * channels)
+        pieces = batch * kernels.pieces(voxels)
+        return cls(batch, channels, voxels, pieces, max(1, min(pieces, input.numel() // SHARE)))
+
+    def run(self, loop: Entry, options: tuple[int, ...], *arrays: Tensor) -> None:
+        """Call a loop of :mod:`.entries` on as many threads as torch uses, and wait for them.
+
+        The threads are those of torch's own operations where torch runs on OpenMP. These watch for work for some
+        milliseconds after each operation, and would keep others from the processors.
+        """
+        step = -(-self.pieces // self.shares)
+        numbers = array("q", (0, self.pieces, step, self.batch, self.channels, self.voxels, *options))
+        addresses = array("Q", (numbers.buffer_info()[0], *(x.data_ptr() for x in arrays)))
+        call, threads = addresses.buffer_info()[0], torch.get_num_threads()
+        if self.shares == 1 or threads == 1:
+            loop.call(call)
+        elif os.getpid() == IMPORTED_BY and (parallel := openmp()) is not None:
+            parallel(loop.address, call, threads, 0)
+        else:  # a forked process does not have its parent's threads
+            others = [pool().submit(loop.call, call) for _ in range(min(threads, self.shares) - 1)]
+            loop.call(call)
+            for other in others:
+                other.result()
+
+
+@lru_cache(maxsize=1)
+def openmp() -> Callable[[int, int, int, int], None] | None:
+    """Return what calls a function with a pointer on the threads of torch's OpenMP, or None where there is no such.
+
+    It is GCC's interface, which the libraries of Clang and Intel have as well.
+    """
     try:
-        take()
-    finally:
-        for other in others:
-            other.result()
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no handle of the whole process
+        return None
+    parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
+    return parallel  # type: ignore[no-any-return]
 
 
-def readable(target: Tensor) -> NDArray[Any]:
-    """Return a target as an array of a dtype that the loops are compiled for."""
+def readable(target: Tensor) -> Tensor:
+    """Return a target in a dtype that the loops are compiled for."""
     dtype = READABLE[target.dtype]
-    return as_array(target.view(dtype) if dtype == torch.uint8 else target.to(dtype))
+    return target.view(dtype) if dtype == torch.uint8 else target.to(dtype)
+
+
+def dtype_of(target: Tensor) -> Any:
+    """Return the dtype of a readable target as numpy has it."""
+    return target.new_empty(0).numpy().dtype
 
 
 def reading_of(target: Tensor, rules: Rules) -> int:
@@ -231,19 +261,13 @@ def reading_of(target: Tensor, rules: Rules) -> int:
     from . import kernels
 
     if not rules.labels:
-        return kernels.CHANNELS
+        return kernels.IN_CHANNELS
     return kernels.FLOATING_LABELS if target.is_floating_point() else kernels.LABELS
-
-
-def as_array(x: Tensor) -> NDArray[Any]:
-    """Return a contiguous (B, C, *S) as an array (B, C, V) of the same memory."""
-    array: NDArray[Any] = x.detach().flatten(2).numpy()
-    return array
 
 
 @lru_cache(maxsize=1)
 def pool() -> ThreadPoolExecutor:
-    """Return the threads that loops run on; they wait for work as long as the process lives."""
+    """Return threads to run loops on where those of torch cannot be had; they live as long as the process."""
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="monai_lossext")
 
 

@@ -8,23 +8,23 @@ Nothing here knows of tensors; :mod:`.compiled` calls these functions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from functools import lru_cache
+from typing import Any
 
-import numba
 import numpy as np
+from numba import carray
 from numpy.typing import NDArray
 
+from .entries import BATCH, CHANNELS, COUNT, OPTIONS, VOXELS, Entry, compiled, entry, numbers_of, sums_over, take, volume_of
 from .precision import STEEPEST_LOGIT
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Floats = NDArray[np.float32]
 Number = Any  # a float32 of its own, whose operations numpy's types do not tell apart
 Line = tuple[Number, Number, Number, Number, Number]
 
 PROBABILITIES, SIGMOID, SOFTMAX, PAIR = range(4)  # activations, as .fused.Recipe has them
 NO_MORE, NEGATIVES, SQUARES, ERRORS = range(4)  # further sums, as .counts.EXTRA has them
-CHANNELS, LABELS, FLOATING_LABELS = range(3)  # what a target holds
+IN_CHANNELS, LABELS, FLOATING_LABELS = range(3)  # what a target holds
 SUMS = 7  # size, tp, fp, fn and up to two more, and how many values of the target are out of range
 
 BLOCK = 512  # voxels in a buffer: of a few channels, buffers fit into 48 KiB
@@ -39,27 +39,6 @@ LN_2_HIGH = np.float32(0.693359375)  # has few digits: its multiples are exact
 LN_2_LOW = np.float32(math.log(2) - 0.693359375)
 # exp(r) for |r| <= ln(2) / 2, Taylor's series: the next term is below a tenth of float32's precision.
 E_2, E_3, E_4, E_5, E_6, E_7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
-
-
-def compiled(function: Function, *, sums: bool = False) -> Function:
-    """Compile on the first call, and keep the result on disk where there is a place for it.
-
-    Args:
-        function: what to compile.
-        sums: whether to add in any order, without which a processor cannot add several numbers at once.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-    if sums:
-        options["fastmath"] = {"contract", "reassoc", "nsz"}
-    try:
-        return cast("Function", numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # there is no place
-        return cast("Function", numba.njit(**options)(function))
-
-
-def sums_over(function: Function) -> Function:
-    """Compile a function that adds up."""
-    return compiled(function, sums=True)
 
 
 @compiled
@@ -152,7 +131,7 @@ def multiply(x: Floats, factor: Floats, n: int) -> None:
 def value_of(target: Any, reading: int, this: Number) -> Number:
     """Return the value of a class in the target, for a label whether it is this class, as 0..1."""
     value = np.float32(target)
-    if reading == CHANNELS:
+    if reading == IN_CHANNELS:
         return value
     return ONE if value == this else ZERO
 
@@ -160,7 +139,7 @@ def value_of(target: Any, reading: int, this: Number) -> Number:
 @sums_over
 def out_of_range(target: Any, n: int, reading: int, highest: int) -> Number:
     """Return how many of n values of a target are not what they can be."""
-    wrong, last = ZERO, ONE if reading == CHANNELS else np.float32(highest)
+    wrong, last = ZERO, ONE if reading == IN_CHANNELS else np.float32(highest)
     for i in range(n):
         value = np.float32(target[i])
         wrong += ZERO if (value >= ZERO) & (value <= last) else ONE
@@ -286,21 +265,23 @@ def sums_of(
 
 
 @compiled
-def line_of(upstream: NDArray[np.float64], further: int) -> Line:
+def line_of(upstream: NDArray[np.float64], b: int, c: int, further: int) -> Line:
     """Return the gradient of a probability as a function of its target, as :class:`.Slopes` does.
 
     Args:
-        upstream: gradient of the sums: of n, size, tp, fp, fn and the further ones.
-        further: which those are.
+        upstream: (5 to 7, B, C), gradient of the sums: of n, size, tp, fp, fn and the further ones.
+        b: the sample.
+        c: the class.
+        further: which the further sums are.
 
     Returns:
         Start, rise and offset, and the gradients of the squares or errors.
     """
-    foreground = upstream[2] - upstream[4]
-    background = upstream[3] - upstream[5] if further == NEGATIVES else upstream[3]
+    foreground = upstream[2, b, c] - upstream[4, b, c]
+    background = upstream[3, b, c] - upstream[5, b, c] if further == NEGATIVES else upstream[3, b, c]
     at_foreground = abs(background) > abs(foreground)
     start, offset = (ONE, foreground) if at_foreground else (ZERO, background)
-    first, second = (upstream[5], upstream[6]) if further in (SQUARES, ERRORS) else (0.0, 0.0)
+    first, second = (upstream[5, b, c], upstream[6, b, c]) if further in (SQUARES, ERRORS) else (0.0, 0.0)
     return start, np.float32(foreground - background), np.float32(offset), np.float32(first), np.float32(second)
 
 
@@ -381,11 +362,11 @@ def gradient_of(
     """Write the gradient of the pieces start..stop-1 of a volume; arguments as of :func:`sums_of`, and
 
     Args:
-        upstream: (B, C or for a pair 1, 5 to 7), gradient of the sums.
+        upstream: (5 to 7, B, C or for a pair 1), gradient of the sums.
         out: (B, C, V), where to write.
     """
     voxels = z.shape[2]
-    classes = upstream.shape[1]
+    classes = upstream.shape[2]
     p, h = np.empty((classes, BLOCK), np.float32), np.empty((classes, BLOCK), np.float32)
     one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
@@ -397,7 +378,7 @@ def gradient_of(
                 softmax(z, b, v, n, p, one, other)
                 other[:n] = ZERO
             for c in range(classes):
-                row, line = target[b, min(c, target.shape[1] - 1), here], line_of(upstream[b, c], further)
+                row, line = target[b, min(c, target.shape[1] - 1), here], line_of(upstream, b, c, further)
                 if activation == SIGMOID:
                     gradient_of_sigmoid(z[b, c, here], row, n, c, reading, further, line, out[b, c, here])
                 elif activation == PAIR:
@@ -411,3 +392,75 @@ def gradient_of(
             if activation == SOFTMAX:
                 for c in range(classes):
                     subtract_mean(h[c], p[c], other, n, out[b, c, here])
+
+
+@compiled
+def totals_of(sums: NDArray[np.float64], voxels: int, total: NDArray[np.float64]) -> None:
+    """Add up the pieces of each sample.
+
+    Args:
+        sums: (P, C, SUMS), of all pieces.
+        voxels: how many a sample has.
+        total: (1 + SUMS, B, C), where to write the number of voxels and the sums; zeros.
+    """
+    of_sample = pieces(voxels)
+    for b in range(total.shape[1]):
+        for c in range(total.shape[2]):
+            total[0, b, c] = voxels
+            for piece in range(b * of_sample, (b + 1) * of_sample):
+                for k in range(SUMS):
+                    total[1 + k, b, c] += sums[piece, c, k]
+
+
+@compiled
+def options_of(n: Any) -> tuple[int, int, int, int, int]:
+    """Return channels of the target and of the sums, activation, reading and further sums."""
+    return n[OPTIONS], n[OPTIONS + 1], n[OPTIONS + 2], n[OPTIONS + 3], n[OPTIONS + 4]
+
+
+@lru_cache
+def sums_entry(dtype: Any) -> Entry:
+    """Return :func:`sums_of` for targets of a dtype; the arrays are input, target and sums."""
+
+    def loop(work: Any) -> None:
+        n = numbers_of(work)
+        of_target, classes, activation, reading, further = options_of(n)
+        z = volume_of(work, 1, n[CHANNELS], np.float32)
+        target = volume_of(work, 2, of_target, dtype)
+        sums = carray(work[3], (n[COUNT], classes, SUMS), np.float64)
+        start, stop = take(work)
+        while start < stop:
+            sums_of(z, target, activation, reading, further, sums, start, stop)
+            start, stop = take(work)
+
+    return entry(loop)
+
+
+@lru_cache
+def gradient_entry(dtype: Any) -> Entry:
+    """Return :func:`gradient_of`; the arrays are input, target, gradient of the sums, and of the input."""
+
+    def loop(work: Any) -> None:
+        n = numbers_of(work)
+        of_target, classes, activation, reading, further = options_of(n)
+        z, out = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 4, n[CHANNELS], np.float32)
+        target = volume_of(work, 2, of_target, dtype)
+        upstream = carray(work[3], (SUMS, n[BATCH], classes), np.float64)
+        start, stop = take(work)
+        while start < stop:
+            gradient_of(z, target, activation, reading, further, upstream, out, start, stop)
+            start, stop = take(work)
+
+    return entry(loop)
+
+
+@lru_cache
+def totals_entry() -> Entry:
+    """Return :func:`totals_of`; the arrays are sums and totals."""
+
+    def add_up_all(work: Any) -> None:
+        n = numbers_of(work)
+        sums = carray(work[1], (n[COUNT], n[CHANNELS], SUMS), np.float64)
+        totals_of(sums, n[VOXELS], carray(work[2], (1 + SUMS, n[BATCH], n[CHANNELS]), np.float64))
+
+    return entry(add_up_all)

@@ -5,11 +5,14 @@ The cross-entropy and its gradient, in one walk; the sum of a map times the prob
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba import carray
 from numpy.typing import NDArray
 
+from .entries import BATCH, CHANNELS, COUNT, OPTIONS, Entry, compiled, entry, numbers_of, sums_over, take, volume_of
 from .kernels import (
     BLOCK,
     LOWEST,
@@ -18,12 +21,10 @@ from .kernels import (
     ZERO,
     Floats,
     Number,
-    compiled,
     exp_of_negative,
     out_of_range,
     smaller_probability,
     stretch,
-    sums_over,
     value_of,
 )
 
@@ -202,3 +203,64 @@ def map_slopes_of(z: Any, phi: Any, shift: Number, upstream: Floats, out: Any, s
             here = slice(v, v + n)
             for c in range(z.shape[1]):
                 slope_of_row(z[b, c, here], phi[b, c, here], n, shift, upstream[b, c], out[b, c, here])
+
+
+@lru_cache
+def cross_entropy_entry(dtype: Any) -> Entry:
+    """Return :func:`cross_entropy_of` for targets of a dtype.
+
+    The arrays are input, target, factors of voxels, those inside and outside of classes, base and scale, sums, and the
+    gradient; the options are channels of the target and of the factors, reading, whether there are factors, and whether
+    the gradient is wanted.
+    """
+
+    def loop(work: Any) -> None:
+        n = numbers_of(work)
+        z, out = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 8, n[CHANNELS], np.float32)
+        target, factor = volume_of(work, 2, n[OPTIONS], dtype), volume_of(work, 3, n[OPTIONS + 1], np.float32)
+        reading, emphasised, wanted = n[OPTIONS + 2], n[OPTIONS + 3] != 0, n[OPTIONS + 4] != 0
+        inside = carray(work[4], (n[BATCH], n[CHANNELS]), np.float32)
+        outside = carray(work[5], (n[BATCH], n[CHANNELS]), np.float32)
+        both = carray(work[6], 2, np.float32)
+        sums = carray(work[7], (n[COUNT], 2), np.float64)
+        start, stop = take(work)
+        while start < stop:
+            cross_entropy_of(
+                z, target, factor, reading, emphasised, both[0], inside, outside, both[1], sums, out, wanted, start, stop
+            )
+            start, stop = take(work)
+
+    return entry(loop)
+
+
+@lru_cache
+def map_sums_entry() -> Entry:
+    """Return :func:`map_sums_of`; the arrays are input, map, shift and sums."""
+
+    def loop(work: Any) -> None:
+        n = numbers_of(work)
+        z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[CHANNELS], np.float32)
+        shift, sums = carray(work[3], 1, np.float32)[0], carray(work[4], (n[COUNT], n[CHANNELS]), np.float64)
+        start, stop = take(work)
+        while start < stop:
+            map_sums_of(z, phi, shift, sums, start, stop)
+            start, stop = take(work)
+
+    return entry(loop)
+
+
+@lru_cache
+def map_slopes_entry() -> Entry:
+    """Return :func:`map_slopes_of`; the arrays are input, map, shift, and gradients of sums and input."""
+
+    def loop(work: Any) -> None:
+        n = numbers_of(work)
+        z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[CHANNELS], np.float32)
+        shift, upstream = carray(work[3], 1, np.float32)[0], carray(work[4], (n[BATCH], n[CHANNELS]), np.float32)
+        out = volume_of(work, 5, n[CHANNELS], np.float32)
+        start, stop = take(work)
+        while start < stop:
+            map_slopes_of(z, phi, shift, upstream, out, start, stop)
+            start, stop = take(work)
+
+    return entry(loop)

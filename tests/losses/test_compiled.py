@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_lossext.losses import MatthewsCorrelationLoss, SoftDiceLoss, compiled, kernels
+from monai_lossext.losses import MatthewsCorrelationLoss, SoftDiceLoss, compiled, entries, kernels
 from monai_lossext.losses.paths import plain_path, uncompiled_path
 
 from . import cases
@@ -194,6 +194,6 @@ def test_where_nothing_can_be_kept_on_disk_loops_are_compiled_anew(monkeypatch):
             raise RuntimeError("cannot cache function: no locator available")
         return lambda function: function
 
-    monkeypatch.setattr(kernels.numba, "njit", njit)
-    assert kernels.compiled(len) is len
+    monkeypatch.setattr(entries.numba, "njit", njit)
+    assert entries.compiled(len) is len
     assert asked == [True, False]
