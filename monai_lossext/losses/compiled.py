@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from . import codes
 from .paths import compiled
 
 if TYPE_CHECKING:
@@ -64,52 +66,34 @@ class Loops:
 
     input: Tensor  # (B, C, *S), contiguous, in float32
     target: Tensor  # (B, 1, *S) or (B, C, *S), contiguous, of a dtype that loops are compiled for
-    activation: int
-    reading: int
-    further: int
-    classes: int  # how many have sums: in a pair, one
+    options: tuple[int, int, int, int, int]  # what tells them what to do
 
     @classmethod
     def over(cls, input: Tensor, target: Tensor, recipe: Recipe) -> Loops:
         """Return the loops over a volume that they fit."""
-        from . import kernels  # not before it is known that Numba is there; importing it takes some tenths of a second
-
-        activations = {"sigmoid": kernels.SIGMOID, "softmax": kernels.SOFTMAX, "pair": kernels.PAIR}
-        further = {"negatives": kernels.NEGATIVES, "squares": kernels.SQUARES, "errors": kernels.ERRORS}
-        return cls(
-            input,
-            readable(target),
-            activations.get(recipe.activation or "", kernels.PROBABILITIES),
-            reading_of(target, recipe.rules),
-            further.get(recipe.extra or "", kernels.NO_MORE),
-            1 if recipe.activation == "pair" else input.shape[1],
-        )
-
-    @property
-    def options(self) -> tuple[int, int, int, int, int]:
-        """What tells the loops what to do."""
-        return self.target.shape[1], self.classes, self.activation, self.reading, self.further
+        classes = 1 if recipe.activation == "pair" else input.shape[1]
+        activation, further = codes.ACTIVATIONS[recipe.activation], codes.FURTHER[recipe.extra]
+        options = (target.shape[1], classes, activation, reading_of(target, recipe.rules), further)
+        return cls(input, readable(target), options)
 
     def sums(self) -> Tensor | None:
         """Return the sums, (5 to 7, B, C), or None when a value of the target is out of range."""
-        from . import kernels
+        from . import kernels  # not before it is known that Numba is there; importing it takes some tenths of a second
 
-        walk = Walk.over(self.input)
-        shares = torch.zeros(walk.pieces, self.classes, kernels.SUMS, dtype=torch.float64)
-        total = torch.zeros(1 + kernels.SUMS, walk.batch, self.classes, dtype=torch.float64)
-        walk.run(kernels.sums_entry(dtype_of(self.target)), self.options, self.input, self.target, shares)
-        Walk(walk.batch, self.classes, walk.voxels, walk.pieces, 1).run(kernels.totals_entry(), (), shares, total)
-        if total[-1].any():
+        (batch, _, voxels), classes, further = shape_of(self.input), self.options[1], self.options[-1]
+        shares = torch.zeros(pieces(batch, voxels), classes, codes.SUMS, dtype=torch.float64)
+        total = torch.zeros(codes.SUMS, batch, classes, dtype=torch.float64)
+        walk(kernels.sums_entry(name_of(self.target.dtype)), self.options, self.input, self.target, shares)
+        if call(kernels.totals_entry(), (batch, classes, voxels), (), shares, total):
             return None
-        return total[: {kernels.NO_MORE: 5, kernels.NEGATIVES: 6}.get(self.further, 7)]
+        return total[: {codes.NO_MORE: 5, codes.NEGATIVES: 6}.get(further, 7)]
 
     def gradient(self, upstream: Tensor, out: Tensor) -> None:
         """Write the gradient of the input, given that of the sums."""
         from . import kernels
 
-        loop = kernels.gradient_entry(dtype_of(self.target))
-        of_sums = upstream.to(torch.float64).contiguous()
-        Walk.over(self.input).run(loop, self.options, self.input, self.target, of_sums, out)
+        loop = kernels.gradient_entry(name_of(self.target.dtype))
+        walk(loop, self.options, self.input, self.target, upstream.to(torch.float64).contiguous(), out)
 
 
 def cross_entropy(
@@ -141,19 +125,20 @@ def cross_entropy(
     """
     from . import voxel_kernels
 
-    walk, labels = Walk.over(input), readable(target)
-    sums = torch.zeros(walk.pieces, 2, dtype=torch.float64)
+    labels, (batch, _, voxels) = readable(target), shape_of(input)
+    sums = torch.zeros(pieces(batch, voxels), 2, dtype=torch.float64)
     gradient = torch.empty_like(input) if wanted else None
     factors = 0 if factor is None else factor.shape[1]
-    walk.run(
-        voxel_kernels.cross_entropy_entry(dtype_of(labels)),
+    walk(
+        voxel_kernels.cross_entropy_entry(name_of(labels.dtype)),
         (labels.shape[1], factors, reading_of(target, rules), factor is not None, wanted),
         input,
         labels,
         input if factor is None else factor,
         inside.to(torch.float32).contiguous(),
         outside.to(torch.float32).contiguous(),
-        torch.tensor([base, scale], dtype=torch.float32),
+        torch.tensor(base, dtype=torch.float32),
+        torch.tensor(scale, dtype=torch.float32),
         sums,
         input if gradient is None else gradient,
     )
@@ -171,9 +156,9 @@ def map_sums(input: Tensor, phi: Tensor, shift: float) -> Tensor:
     """
     from . import voxel_kernels
 
-    walk = Walk.over(input)
-    sums = torch.zeros(walk.batch, walk.pieces // walk.batch, walk.channels, dtype=torch.float64)
-    walk.run(voxel_kernels.map_sums_entry(), (), input, phi, torch.tensor([shift], dtype=torch.float32), sums)
+    batch, channels, voxels = shape_of(input)
+    sums = torch.zeros(batch, pieces(1, voxels), channels, dtype=torch.float64)
+    walk(voxel_kernels.map_sums_entry(), (), input, phi, torch.tensor(shift, dtype=torch.float32), sums)
     return sums.sum(1)
 
 
@@ -182,53 +167,58 @@ def map_slopes(input: Tensor, phi: Tensor, shift: float, upstream: Tensor) -> Te
     from . import voxel_kernels
 
     gradient, slopes = torch.empty_like(input), upstream.to(torch.float32).contiguous()
-    shifts = torch.tensor([shift], dtype=torch.float32)
-    Walk.over(input).run(voxel_kernels.map_slopes_entry(), (), input, phi, shifts, slopes, gradient)
+    shifts = torch.tensor(shift, dtype=torch.float32)
+    walk(voxel_kernels.map_slopes_entry(), (), input, phi, shifts, slopes, gradient)
     return gradient
 
 
-@dataclass(frozen=True)
-class Walk:
-    """A walk over a volume (B, C, V) in pieces.
+def shape_of(input: Tensor) -> tuple[int, int, int]:
+    """Return the shape (B, C, V) of a (B, C, *S) with a voxel."""
+    batch, channels = input.shape[:2]
+    return batch, channels, input.numel() // (batch * channels)
 
-    Which voxels make a piece does not depend on the number of threads, so neither does the result.
+
+def pieces(batch: int, voxels: int) -> int:
+    """Return into how many pieces the loops cut a volume. It does not depend on the number of threads."""
+    return batch * -(-voxels // codes.PIECE)
+
+
+def walk(loop: Entry, options: tuple[int, ...], input: Tensor, *arrays: Tensor) -> None:
+    """Call a loop over the pieces of an input (B, C, *S) on as many threads as torch uses."""
+    call(loop, shape_of(input), options, input, *arrays, threads=torch.get_num_threads())
+
+
+def call(loop: Entry, shape: tuple[int, int, int], options: tuple[int, ...], *arrays: Tensor, threads: int = 1) -> int:
+    """Call a function of :mod:`.entries`, and wait for all threads.
+
+    These are those of torch's own operations where torch runs on OpenMP: they watch for work for some milliseconds
+    after each operation, and would keep others from the processors.
+
+    Args:
+        loop: what to call.
+        shape: (B, C, V).
+        options: what the loop needs to know.
+        arrays: on what it works, contiguous.
+        threads: on how many, where the volume is large enough.
+
+    Returns:
+        The first one of the numbers of the call, as the loop left it.
     """
-
-    batch: int
-    channels: int
-    voxels: int
-    pieces: int
-    shares: int  # into how many of about equal size threads may split it
-
-    @classmethod
-    def over(cls, input: Tensor) -> Walk:
-        """Return the walk over a (B, C, *S)."""
-        from . import kernels
-
-        batch, channels = input.shape[:2]
-        voxels = input.numel() // (batch * channels)
-        pieces = batch * kernels.pieces(voxels)
-        return cls(batch, channels, voxels, pieces, max(1, min(pieces, input.numel() // SHARE)))
-
-    def run(self, loop: Entry, options: tuple[int, ...], *arrays: Tensor) -> None:
-        """Call a loop of :mod:`.entries` on as many threads as torch uses, and wait for them.
-
-        The threads are those of torch's own operations where torch runs on OpenMP. These watch for work for some
-        milliseconds after each operation, and would keep others from the processors.
-        """
-        step = -(-self.pieces // self.shares)
-        numbers = array("q", (0, self.pieces, step, self.batch, self.channels, self.voxels, *options))
-        addresses = array("Q", (numbers.buffer_info()[0], *(x.data_ptr() for x in arrays)))
-        call, threads = addresses.buffer_info()[0], torch.get_num_threads()
-        if self.shares == 1 or threads == 1:
-            loop.call(call)
-        elif os.getpid() == IMPORTED_BY and (parallel := openmp()) is not None:
-            parallel(loop.address, call, threads, 0)
-        else:  # a forked process does not have its parent's threads
-            others = [pool().submit(loop.call, call) for _ in range(min(threads, self.shares) - 1)]
-            loop.call(call)
-            for other in others:
-                other.result()
+    count = pieces(shape[0], shape[2])
+    shares = max(1, min(count, math.prod(shape) // SHARE))
+    numbers = array("q", (0, count, -(-count // shares), *shape, *options))
+    addresses = array("Q", (numbers.buffer_info()[0], *(x.data_ptr() for x in arrays)))
+    at, threads = addresses.buffer_info()[0], threads if shares > 1 else 1
+    if threads == 1:
+        loop.call(at)
+    elif os.getpid() == IMPORTED_BY and (parallel := openmp()) is not None:
+        parallel(loop.address, at, threads, 0)
+    else:  # a forked process does not have its parent's threads
+        others = [pool().submit(loop.call, at) for _ in range(min(threads, shares) - 1)]
+        loop.call(at)
+        for other in others:
+            other.result()
+    return numbers[codes.NEXT]
 
 
 @lru_cache(maxsize=1)
@@ -242,7 +232,7 @@ def openmp() -> Callable[[int, int, int, int], None] | None:
     except (AttributeError, OSError, TypeError):  # TypeError: Windows has no handle of the whole process
         return None
     parallel.argtypes, parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-    return parallel  # type: ignore[no-any-return]
+    return parallel
 
 
 def readable(target: Tensor) -> Tensor:
@@ -251,18 +241,17 @@ def readable(target: Tensor) -> Tensor:
     return target.view(dtype) if dtype == torch.uint8 else target.to(dtype)
 
 
-def dtype_of(target: Tensor) -> Any:
-    """Return the dtype of a readable target as numpy has it."""
-    return target.new_empty(0).numpy().dtype
+@lru_cache
+def name_of(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, which it has for numpy too."""
+    return str(dtype).removeprefix("torch.")
 
 
 def reading_of(target: Tensor, rules: Rules) -> int:
     """Return how the loops are to read a target."""
-    from . import kernels
-
     if not rules.labels:
-        return kernels.IN_CHANNELS
-    return kernels.FLOATING_LABELS if target.is_floating_point() else kernels.LABELS
+        return codes.IN_CHANNELS
+    return codes.FLOATING_LABELS if target.is_floating_point() else codes.LABELS
 
 
 @lru_cache(maxsize=1)

@@ -1,8 +1,7 @@
 """Compiled loops as functions of C, which threads run at once without the interpreter.
 
-A call is described by addresses. The first is that of int64 numbers: which pieces of the volume are the next ones, how
-many there are, how many to take at once; the shape (B, C, V) of the input; and from :data:`OPTIONS` on what the loop
-needs to know. The other addresses are those of arrays. Every thread takes the next pieces until none is left.
+A call is described by addresses: that of the numbers in :mod:`.codes`, and those of arrays. Every thread takes the next
+pieces of the volume until none is left.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
+
+from .codes import BATCH, COUNT, NUMBERS, STEP, VOXELS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-NEXT, COUNT, STEP, BATCH, CHANNELS, VOXELS, OPTIONS = range(7)
-NUMBERS = 12
-Work = types.CPointer(types.voidptr)
+Work = types.CPointer(types.voidptr)  # type: ignore[no-untyped-call]
 
 
 def compiled(function: Function, *, sums: bool = False) -> Function:
@@ -66,8 +66,7 @@ def kept(compiler: Callable[..., Any], *args: Any, **options: Any) -> Callable[[
     return compile_
 
 
-@intrinsic
-def fetch_add(_: Any, address: Any, amount: Any) -> Any:
+def _fetch_add(_: Any, address: Any, amount: Any) -> Any:
     """Return the int64 at an address and add to it, as one step that no other thread sees half of."""
 
     def build(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
@@ -77,17 +76,32 @@ def fetch_add(_: Any, address: Any, amount: Any) -> Any:
     return types.int64(types.voidptr, types.int64), build
 
 
+fetch_add: Any = intrinsic(_fetch_add)
+
+
 @compiled
 def numbers_of(work: Any) -> Any:
     """Return the numbers of a call."""
-    return carray(work[0], NUMBERS, np.int64)
+    return carray(work[0], (NUMBERS,), np.int64)
+
+
+@compiled
+def array_of(work: Any, which: int, shape: Any, dtype: Any) -> Any:
+    """Return an array of a call."""
+    return carray(work[which], shape, dtype)
 
 
 @compiled
 def volume_of(work: Any, which: int, channels: int, dtype: Any) -> Any:
     """Return an array (B, channels, V) of a call."""
     numbers = numbers_of(work)
-    return carray(work[which], (numbers[BATCH], channels, numbers[VOXELS]), dtype)
+    return array_of(work, which, (numbers[BATCH], channels, numbers[VOXELS]), dtype)
+
+
+@compiled
+def number_of(work: Any, which: int) -> Any:
+    """Return a float32 of a call."""
+    return array_of(work, which, (1,), np.float32)[0]
 
 
 @compiled

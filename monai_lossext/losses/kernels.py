@@ -12,23 +12,35 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import carray
 from numpy.typing import NDArray
 
-from .entries import BATCH, CHANNELS, COUNT, OPTIONS, VOXELS, Entry, compiled, entry, numbers_of, sums_over, take, volume_of
+from .codes import (
+    BATCH,
+    CHANNELS,
+    COUNT,
+    ERRORS,
+    FLOATING_LABELS,
+    IN_CHANNELS,
+    NEGATIVES,
+    NEXT,
+    OPTIONS,
+    PAIR,
+    PIECE,
+    PROBABILITIES,
+    SIGMOID,
+    SOFTMAX,
+    SQUARES,
+    SUMS,
+    VOXELS,
+)
+from .entries import Entry, array_of, compiled, entry, numbers_of, sums_over, take, volume_of
 from .precision import STEEPEST_LOGIT
 
 Floats = NDArray[np.float32]
 Number = Any  # a float32 of its own, whose operations numpy's types do not tell apart
 Line = tuple[Number, Number, Number, Number, Number]
 
-PROBABILITIES, SIGMOID, SOFTMAX, PAIR = range(4)  # activations, as .fused.Recipe has them
-NO_MORE, NEGATIVES, SQUARES, ERRORS = range(4)  # further sums, as .counts.EXTRA has them
-IN_CHANNELS, LABELS, FLOATING_LABELS = range(3)  # what a target holds
-SUMS = 7  # size, tp, fp, fn and up to two more, and how many values of the target are out of range
-
 BLOCK = 512  # voxels in a buffer: of a few channels, buffers fit into 48 KiB
-PIECE = 2**14  # voxels of a sample that one thread works on at a time
 
 LOWEST = np.float32(-86)  # exp of it is normal
 STEEPEST = np.float32(STEEPEST_LOGIT)
@@ -136,17 +148,36 @@ def value_of(target: Any, reading: int, this: Number) -> Number:
     return ONE if value == this else ZERO
 
 
+@compiled
+def is_outside(target: Any, last: Number) -> Number:
+    """Return 1 where a value of the target is not in 0..last, else 0."""
+    value = np.float32(target)
+    return ZERO if (value >= ZERO) & (value <= last) else ONE
+
+
 @sums_over
-def out_of_range(target: Any, n: int, reading: int, highest: int) -> Number:
-    """Return how many of n values of a target are not what they can be."""
-    wrong, last = ZERO, ONE if reading == IN_CHANNELS else np.float32(highest)
-    for i in range(n):
-        value = np.float32(target[i])
-        wrong += ZERO if (value >= ZERO) & (value <= last) else ONE
+def fractions(target: Any, n: int, reading: int) -> Number:
+    """Return how many of n labels are no integers."""
+    wrong = ZERO
     if reading == FLOATING_LABELS:
         for i in range(n):
             wrong += ZERO if target[i] == np.floor(target[i]) else ONE
     return wrong
+
+
+@sums_over
+def out_of_range(target: Any, n: int, reading: int, highest: int) -> Number:
+    """Return how many of n values of a target are not what they can be."""
+    wrong, last = fractions(target, n, reading), last_of(reading, highest)
+    for i in range(n):
+        wrong += is_outside(target[i], last)
+    return wrong
+
+
+@compiled
+def last_of(reading: int, highest: int) -> Number:
+    """Return the highest value that a target can have, given the highest label."""
+    return ONE if reading == IN_CHANNELS else np.float32(highest)
 
 
 @sums_over
@@ -180,17 +211,26 @@ def add(p: Floats, target: Any, n: int, c: int, reading: int, further: int, sums
 
 @sums_over
 def add_sigmoid(
-    z: Floats, target: Any, n: int, c: int, reading: int, further: int, p: Floats, sums: NDArray[np.float64]
+    z: Floats,
+    target: Any,
+    n: int,
+    c: int,
+    reading: int,
+    highest: int,
+    further: int,
+    p: Floats,
+    sums: NDArray[np.float64],
 ) -> None:
-    """Add the sums of the sigmoid of n logits, which becomes an array for rarer sums alone."""
+    """Add the sums of the sigmoid of n logits, an array for rarer sums alone, and what is out of range."""
     if further in (SQUARES, ERRORS):
         for i in range(n):
             smaller = smaller_probability(z[i])
             p[i] = smaller if z[i] < ZERO else ONE - smaller
         add(p, target, n, c, reading, further, sums)
+        sums[SUMS - 1] += out_of_range(target, n, reading, highest)
         return
-    size = tp = fp = fn = tn = ZERO
-    this = np.float32(c)
+    size = tp = fp = fn = tn = wrong = ZERO
+    this, last = np.float32(c), last_of(reading, highest)
     for i in range(n):
         smaller = smaller_probability(z[i])
         q = smaller if z[i] < ZERO else ONE - smaller
@@ -200,8 +240,10 @@ def add_sigmoid(
         tp += both
         fp += q - both
         fn += g - both
+        wrong += is_outside(target[i], last)
         tn += (ONE - q) * (ONE - g)
     add_up(sums, size, tp, fp, fn, tn, ZERO)
+    sums[SUMS - 1] += wrong + fractions(target, n, reading)
 
 
 @compiled
@@ -251,14 +293,16 @@ def sums_of(
                 softmax(z, b, v, n, p, one, other)
             for c in range(classes):
                 row = target[b, min(c, target.shape[1] - 1), here]
+                if activation == SIGMOID:
+                    add_sigmoid(z[b, c, here], row, n, c, reading, channels - 1, further, p[c], sums[piece, c])
+                    continue
+                if activation == PAIR:
+                    subtract(z[b, 1, here], z[b, 0, here], n, one)
+                    add_sigmoid(one, row, n, 1, reading, 1, further, p[c], sums[piece, c])
+                    continue
                 if c < target.shape[1]:
                     sums[piece, c, SUMS - 1] += out_of_range(row, n, reading, channels - 1)
-                if activation == SIGMOID:
-                    add_sigmoid(z[b, c, here], row, n, c, reading, further, p[c], sums[piece, c])
-                elif activation == PAIR:
-                    subtract(z[b, 1, here], z[b, 0, here], n, one)
-                    add_sigmoid(one, row, n, 1, reading, further, p[c], sums[piece, c])
-                elif activation == PROBABILITIES:
+                if activation == PROBABILITIES:
                     add(z[b, c, here], row, n, c, reading, further, sums[piece, c])
                 else:
                     add(p[c], row, n, c, reading, further, sums[piece, c])
@@ -395,21 +439,26 @@ def gradient_of(
 
 
 @compiled
-def totals_of(sums: NDArray[np.float64], voxels: int, total: NDArray[np.float64]) -> None:
+def totals_of(sums: NDArray[np.float64], voxels: int, total: NDArray[np.float64]) -> int:
     """Add up the pieces of each sample.
 
     Args:
         sums: (P, C, SUMS), of all pieces.
         voxels: how many a sample has.
-        total: (1 + SUMS, B, C), where to write the number of voxels and the sums; zeros.
+        total: (SUMS, B, C), where to write the number of voxels and the sums; zeros.
+
+    Returns:
+        How many values of the target are out of range.
     """
-    of_sample = pieces(voxels)
+    of_sample, wrong = pieces(voxels), 0.0
     for b in range(total.shape[1]):
         for c in range(total.shape[2]):
             total[0, b, c] = voxels
             for piece in range(b * of_sample, (b + 1) * of_sample):
-                for k in range(SUMS):
-                    total[1 + k, b, c] += sums[piece, c, k]
+                for k in range(1, SUMS):
+                    total[k, b, c] += sums[piece, c, k - 1]
+                wrong += sums[piece, c, SUMS - 1]
+    return int(wrong)
 
 
 @compiled
@@ -419,15 +468,17 @@ def options_of(n: Any) -> tuple[int, int, int, int, int]:
 
 
 @lru_cache
-def sums_entry(dtype: Any) -> Entry:
+def sums_entry(dtype: str) -> Entry:
     """Return :func:`sums_of` for targets of a dtype; the arrays are input, target and sums."""
+
+    of_values = np.dtype(dtype)
 
     def loop(work: Any) -> None:
         n = numbers_of(work)
         of_target, classes, activation, reading, further = options_of(n)
         z = volume_of(work, 1, n[CHANNELS], np.float32)
-        target = volume_of(work, 2, of_target, dtype)
-        sums = carray(work[3], (n[COUNT], classes, SUMS), np.float64)
+        target = volume_of(work, 2, of_target, of_values)
+        sums = array_of(work, 3, (n[COUNT], classes, SUMS), np.float64)
         start, stop = take(work)
         while start < stop:
             sums_of(z, target, activation, reading, further, sums, start, stop)
@@ -437,15 +488,17 @@ def sums_entry(dtype: Any) -> Entry:
 
 
 @lru_cache
-def gradient_entry(dtype: Any) -> Entry:
+def gradient_entry(dtype: str) -> Entry:
     """Return :func:`gradient_of`; the arrays are input, target, gradient of the sums, and of the input."""
+
+    of_values = np.dtype(dtype)
 
     def loop(work: Any) -> None:
         n = numbers_of(work)
         of_target, classes, activation, reading, further = options_of(n)
         z, out = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 4, n[CHANNELS], np.float32)
-        target = volume_of(work, 2, of_target, dtype)
-        upstream = carray(work[3], (SUMS, n[BATCH], classes), np.float64)
+        target = volume_of(work, 2, of_target, of_values)
+        upstream = array_of(work, 3, (SUMS, n[BATCH], classes), np.float64)
         start, stop = take(work)
         while start < stop:
             gradient_of(z, target, activation, reading, further, upstream, out, start, stop)
@@ -456,11 +509,11 @@ def gradient_entry(dtype: Any) -> Entry:
 
 @lru_cache
 def totals_entry() -> Entry:
-    """Return :func:`totals_of`; the arrays are sums and totals."""
+    """Return :func:`totals_of`; the arrays are sums and totals, and what it returns is the first number afterwards."""
 
     def add_up_all(work: Any) -> None:
         n = numbers_of(work)
-        sums = carray(work[1], (n[COUNT], n[CHANNELS], SUMS), np.float64)
-        totals_of(sums, n[VOXELS], carray(work[2], (1 + SUMS, n[BATCH], n[CHANNELS]), np.float64))
+        sums = array_of(work, 1, (n[COUNT], n[CHANNELS], SUMS), np.float64)
+        n[NEXT] = totals_of(sums, n[VOXELS], array_of(work, 2, (SUMS, n[BATCH], n[CHANNELS]), np.float64))
 
     return entry(add_up_all)

@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import carray
 from numpy.typing import NDArray
 
-from .entries import BATCH, CHANNELS, COUNT, OPTIONS, Entry, compiled, entry, numbers_of, sums_over, take, volume_of
+from .codes import BATCH, CHANNELS, COUNT, OPTIONS
+from .entries import Entry, array_of, compiled, entry, number_of, numbers_of, sums_over, take, volume_of
 from .kernels import (
     BLOCK,
     LOWEST,
@@ -206,27 +206,42 @@ def map_slopes_of(z: Any, phi: Any, shift: Number, upstream: Floats, out: Any, s
 
 
 @lru_cache
-def cross_entropy_entry(dtype: Any) -> Entry:
+def cross_entropy_entry(dtype: str) -> Entry:
     """Return :func:`cross_entropy_of` for targets of a dtype.
 
-    The arrays are input, target, factors of voxels, those inside and outside of classes, base and scale, sums, and the
+    The arrays are input, target, factors of voxels, those inside and outside of classes, base, scale, sums, and the
     gradient; the options are channels of the target and of the factors, reading, whether there are factors, and whether
     the gradient is wanted.
     """
 
+    of_values = np.dtype(dtype)
+
     def loop(work: Any) -> None:
         n = numbers_of(work)
-        z, out = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 8, n[CHANNELS], np.float32)
-        target, factor = volume_of(work, 2, n[OPTIONS], dtype), volume_of(work, 3, n[OPTIONS + 1], np.float32)
+        z, out = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 9, n[CHANNELS], np.float32)
+        target, factor = volume_of(work, 2, n[OPTIONS], of_values), volume_of(work, 3, n[OPTIONS + 1], np.float32)
         reading, emphasised, wanted = n[OPTIONS + 2], n[OPTIONS + 3] != 0, n[OPTIONS + 4] != 0
-        inside = carray(work[4], (n[BATCH], n[CHANNELS]), np.float32)
-        outside = carray(work[5], (n[BATCH], n[CHANNELS]), np.float32)
-        both = carray(work[6], 2, np.float32)
-        sums = carray(work[7], (n[COUNT], 2), np.float64)
+        inside = array_of(work, 4, (n[BATCH], n[CHANNELS]), np.float32)
+        outside = array_of(work, 5, (n[BATCH], n[CHANNELS]), np.float32)
+        base, scale = number_of(work, 6), number_of(work, 7)
+        sums = array_of(work, 8, (n[COUNT], 2), np.float64)
         start, stop = take(work)
         while start < stop:
             cross_entropy_of(
-                z, target, factor, reading, emphasised, both[0], inside, outside, both[1], sums, out, wanted, start, stop
+                z,
+                target,
+                factor,
+                reading,
+                emphasised,
+                base,
+                inside,
+                outside,
+                scale,
+                sums,
+                out,
+                wanted,
+                start,
+                stop,
             )
             start, stop = take(work)
 
@@ -240,7 +255,10 @@ def map_sums_entry() -> Entry:
     def loop(work: Any) -> None:
         n = numbers_of(work)
         z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[CHANNELS], np.float32)
-        shift, sums = carray(work[3], 1, np.float32)[0], carray(work[4], (n[COUNT], n[CHANNELS]), np.float64)
+        shift, sums = (
+            number_of(work, 3),
+            array_of(work, 4, (n[COUNT], n[CHANNELS]), np.float64),
+        )
         start, stop = take(work)
         while start < stop:
             map_sums_of(z, phi, shift, sums, start, stop)
@@ -256,7 +274,10 @@ def map_slopes_entry() -> Entry:
     def loop(work: Any) -> None:
         n = numbers_of(work)
         z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[CHANNELS], np.float32)
-        shift, upstream = carray(work[3], 1, np.float32)[0], carray(work[4], (n[BATCH], n[CHANNELS]), np.float32)
+        shift, upstream = (
+            number_of(work, 3),
+            array_of(work, 4, (n[BATCH], n[CHANNELS]), np.float32),
+        )
         out = volume_of(work, 5, n[CHANNELS], np.float32)
         start, stop = take(work)
         while start < stop:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,42 @@ def test_the_number_of_threads_changes_no_bit(channels):
     for value, gradient in results[1:]:
         assert torch.equal(value, results[0][0])
         assert torch.equal(gradient, results[0][1])
+
+
+@pytest.mark.parametrize("missing", [AttributeError, OSError, TypeError])
+def test_without_openmp_other_threads_compute_the_same(monkeypatch, missing):
+    x, label = volume(1)
+    expected = cases.value_and_gradient(lambda z: loss_for(1)(z, label), x)
+
+    def no_library(_: Any) -> Any:
+        raise missing
+
+    compiled.openmp.cache_clear()
+    monkeypatch.setattr(compiled.ctypes, "CDLL", no_library)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    try:
+        assert compiled.openmp() is None
+        got = cases.value_and_gradient(lambda z: loss_for(1)(z, label), x)
+    finally:
+        compiled.openmp.cache_clear()
+    assert all(torch.equal(*both) for both in zip(got, expected, strict=True))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there torch is known to bring OpenMP")
+def test_loops_run_on_threads_of_openmp(monkeypatch):
+    x, label = volume(1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(compiled, "pool", lambda: pytest.fail("no other threads are needed"))
+    assert loss_for(1)(x, label).isfinite()
+
+
+def test_several_threads_may_compute_losses_at_once():
+    x, label = volume(3)
+    expected = cases.value_and_gradient(lambda z: loss_for(3)(z, label), x)
+    with ThreadPoolExecutor(4) as callers:
+        calls = [callers.submit(cases.value_and_gradient, lambda z: loss_for(3)(z, label), x) for _ in range(16)]
+        for got in calls:
+            assert all(torch.equal(*both) for both in zip(got.result(), expected, strict=True))
 
 
 @pytest.mark.parametrize("value", [-1, 3, 7, 2**40])
