@@ -146,30 +146,40 @@ def cross_entropy(
     return None if wrong else (total * scale, gradient)
 
 
-def map_sums(input: Tensor, phi: Tensor, shift: float) -> Tensor:
-    """Return the sums of a map times the sigmoid, (B, C) in float64.
+def map_sums(input: Tensor, phi: Tensor, activation: str, first: int, shift: float) -> Tensor:
+    """Return the sums of a map times the probabilities, (B, C - first) in float64.
 
     Args:
         input: (B, C, *S) logits, contiguous and in float32.
-        phi: (B, C, *S), the map, likewise.
+        phi: (B, C - first, *S), the map, in float32; the channels of each sample lie contiguous.
+        activation: ``"sigmoid"`` or ``"softmax"``.
+        first: the class that the map begins with.
         shift: added to the map where it is negative.
     """
     from . import voxel_kernels
 
     batch, channels, voxels = shape_of(input)
-    sums = torch.zeros(batch, pieces(1, voxels), channels, dtype=torch.float64)
-    walk(voxel_kernels.map_sums_entry(), (), input, phi, torch.tensor(shift, dtype=torch.float32), sums)
+    sums = torch.zeros(batch, pieces(1, voxels), channels - first, dtype=torch.float64)
+    shifts, options = torch.tensor(shift, dtype=torch.float32), map_options(phi, voxels, activation, first)
+    walk(voxel_kernels.map_sums_entry(), options, input, phi, shifts, sums)
     return sums.sum(1)
 
 
-def map_slopes(input: Tensor, phi: Tensor, shift: float, upstream: Tensor) -> Tensor:
-    """Return the gradient of :func:`map_sums`, (B, C, *S), given that of the sums, (B, C)."""
+def map_slopes(input: Tensor, phi: Tensor, activation: str, first: int, shift: float, upstream: Tensor) -> Tensor:
+    """Return the gradient of :func:`map_sums`, (B, C, *S), given that of the sums, (B, C - first)."""
     from . import voxel_kernels
 
     gradient, slopes = torch.empty_like(input), upstream.to(torch.float32).contiguous()
     shifts = torch.tensor(shift, dtype=torch.float32)
-    walk(voxel_kernels.map_slopes_entry(), (), input, phi, shifts, slopes, gradient)
+    options = map_options(phi, shape_of(input)[2], activation, first)
+    walk(voxel_kernels.map_slopes_entry(), options, input, phi, shifts, slopes, gradient)
     return gradient
+
+
+def map_options(phi: Tensor, voxels: int, activation: str, first: int) -> tuple[int, int, int]:
+    """Return what tells the loops how to read a map, which may have left out channels of its memory."""
+    channels = phi.stride(0) // voxels if len(phi) > 1 else phi.shape[1]
+    return channels, codes.ACTIVATIONS[activation], first
 
 
 def shape_of(input: Tensor) -> tuple[int, int, int]:

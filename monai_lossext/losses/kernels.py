@@ -371,10 +371,17 @@ def through_softmax(
     """Write n gradients of a channel times their probabilities, held at the steepest gap, and add them to the mean."""
     this = np.float32(c)
     for i in range(n):
-        q = p[i] if p[i] > LEAST else LEAST
+        q = LEAST if p[i] < LEAST else p[i]
         h[i] = gradient_at(p[i], value_of(target[i], reading, this), further, line) * q
         p[i] = q
         mean[i] += h[i]
+
+
+@compiled
+def hold(p: Floats, n: int) -> None:
+    """Raise n probabilities to that of the steepest gap."""
+    for i in range(n):
+        p[i] = LEAST if p[i] < LEAST else p[i]
 
 
 @compiled

@@ -58,9 +58,15 @@ class MapSum:
 
     def loops_fit(self, input: Tensor, phi: Tensor) -> bool:
         """Return whether compiled loops can add up a map times the probabilities, and are there."""
-        readable = all(x.dtype == torch.float32 and x.is_contiguous() and x.numel() for x in (input, phi))
-        alike = self.activation == "sigmoid" and input.shape == phi.shape and input.device.type == "cpu"
-        return readable and alike and compiled()
+        return (
+            compiled()
+            and input.device.type == "cpu"
+            and all(x.dtype == torch.float32 and x.numel() > 0 for x in (input, phi))
+            and input.is_contiguous()
+            and phi.shape[1:] == (input.shape[1] - self.first, *input.shape[2:])
+            and all(sample.is_contiguous() for sample in phi[:2])  # channels may have been left out of each
+            and phi.stride(0) % phi[0, 0].numel() == 0
+        )
 
     def sums(self, x: Tensor, phi: Tensor) -> Tensor:
         """Return the sums of the shifted map times ``x``."""
@@ -97,7 +103,8 @@ class SumOfParts(Function):
         ctx.save_for_backward(input, phi, target)
         ctx.recipe, ctx.compiled = recipe, target is None and recipe.loops_fit(input, phi)
         if ctx.compiled:
-            return map_sums(input, phi, recipe.shift)
+            assert isinstance(recipe.activation, str)
+            return map_sums(input, phi, recipe.activation, recipe.first, recipe.shift)
         total = torch.zeros(phi.shape[:2], dtype=accumulator_dtype(input), device=input.device)
         for where in parts(input):
             z = widened(input[where])
@@ -114,7 +121,9 @@ class SumOfParts(Function):
             total = ctx.recipe.plain(input, phi, target)
             return *torch.autograd.grad(total, input, upstream, create_graph=True), None, None, None
         if ctx.compiled:
-            return map_slopes(input, phi, ctx.recipe.shift, upstream[0]), None, None, None
+            recipe = ctx.recipe
+            gradient = map_slopes(input, phi, recipe.activation, recipe.first, recipe.shift, upstream[0])
+            return gradient, None, None, None
         gradient = torch.empty_like(input)
         for where in parts(input):
             part = None if target is None else target[where]

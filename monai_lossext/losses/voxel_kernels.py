@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .codes import BATCH, CHANNELS, COUNT, OPTIONS
+from .codes import BATCH, CHANNELS, COUNT, OPTIONS, SOFTMAX
 from .entries import Entry, array_of, compiled, entry, number_of, numbers_of, sums_over, take, volume_of
 from .kernels import (
     BLOCK,
@@ -22,9 +22,12 @@ from .kernels import (
     Floats,
     Number,
     exp_of_negative,
+    hold,
     out_of_range,
     smaller_probability,
+    softmax,
     stretch,
+    subtract_mean,
     value_of,
 )
 
@@ -157,6 +160,15 @@ def map_sum_of_row(z: Floats, phi: Floats, n: int, shift: Number) -> Number:
     return total
 
 
+@sums_over
+def map_sum_of_given(p: Floats, phi: Floats, n: int, shift: Number) -> Number:
+    """Return the sum of a map times n probabilities."""
+    total = ZERO
+    for i in range(n):
+        total += p[i] * shifted(phi[i], shift)
+    return total
+
+
 @compiled
 def slope_of_row(z: Floats, phi: Floats, n: int, shift: Number, upstream: Number, out: Floats) -> None:
     """Write the gradient of :func:`map_sum_of_row` times that of the sum; held beyond the steepest logit."""
@@ -166,43 +178,84 @@ def slope_of_row(z: Floats, phi: Floats, n: int, shift: Number, upstream: Number
 
 
 @compiled
-def map_sums_of(z: Any, phi: Any, shift: Number, sums: NDArray[np.float64], start: int, stop: int) -> None:
+def slope_through_softmax(
+    p: Floats, phi: Floats, n: int, shift: Number, upstream: Number, h: Floats, mean: Floats
+) -> None:
+    """Write the gradients of n probabilities of a channel times these, and add them to the mean."""
+    for i in range(n):
+        h[i] = shifted(phi[i], shift) * upstream * p[i]
+        mean[i] += h[i]
+
+
+@compiled
+def map_sums_of(
+    z: Any, phi: Any, activation: int, lead: int, shift: Number, sums: NDArray[np.float64], start: int, stop: int
+) -> None:
     """Add up the pieces start..stop-1 of a volume.
 
     Args:
         z: (B, C, V) logits.
-        phi: (B, C, V), the map.
-        shift: added to it where it is negative.
-        sums: (P, C), of all pieces; zeros where this writes.
+        phi: (B, at least C - lead, V), the map, which begins with a later class.
+        activation: sigmoid or softmax.
+        lead: the class that the map begins with.
+        shift: added to the map where it is negative.
+        sums: (P, C - lead), of all pieces; zeros where this writes.
         start: number of the first piece; the pieces of a sample follow each other.
         stop: number of the piece after the last one.
     """
-    voxels = z.shape[2]
+    classes, voxels = z.shape[1], z.shape[2]
+    p, one, other = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
         b, first, end = stretch(piece, voxels)
         for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
-            for c in range(z.shape[1]):
-                sums[piece, c] += map_sum_of_row(z[b, c, here], phi[b, c, here], n, shift)
+            if activation == SOFTMAX:
+                softmax(z, b, v, n, p, one, other)
+            for c in range(lead, classes):
+                row = phi[b, c - lead, here]
+                if activation == SOFTMAX:
+                    sums[piece, c - lead] += map_sum_of_given(p[c], row, n, shift)
+                else:
+                    sums[piece, c - lead] += map_sum_of_row(z[b, c, here], row, n, shift)
 
 
 @compiled
-def map_slopes_of(z: Any, phi: Any, shift: Number, upstream: Floats, out: Any, start: int, stop: int) -> None:
+def map_slopes_of(
+    z: Any, phi: Any, activation: int, lead: int, shift: Number, upstream: Floats, out: Any, start: int, stop: int
+) -> None:
     """Write the gradient of the pieces start..stop-1 of a volume; arguments as of :func:`map_sums_of`, and
 
     Args:
-        upstream: (B, C), gradient of the sums.
+        upstream: (B, C - lead), gradient of the sums.
         out: (B, C, V), where to write.
     """
-    voxels = z.shape[2]
+    classes, voxels = z.shape[1], z.shape[2]
+    p, h = np.empty((classes, BLOCK), np.float32), np.zeros((classes, BLOCK), np.float32)
+    one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for piece in range(start, stop):
         b, first, end = stretch(piece, voxels)
         for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
-            for c in range(z.shape[1]):
-                slope_of_row(z[b, c, here], phi[b, c, here], n, shift, upstream[b, c], out[b, c, here])
+            if activation == SOFTMAX:
+                softmax(z, b, v, n, p, one, other)
+                other[:n] = ZERO
+            for c in range(classes):
+                if activation == SOFTMAX:
+                    hold(p[c], n)
+                    if c >= lead:
+                        slope = upstream[b, c - lead]
+                        slope_through_softmax(p[c], phi[b, c - lead, here], n, shift, slope, h[c], other)
+                elif c >= lead:
+                    slope_of_row(
+                        z[b, c, here], phi[b, c - lead, here], n, shift, upstream[b, c - lead], out[b, c, here]
+                    )
+                else:
+                    out[b, c, here] = ZERO
+            if activation == SOFTMAX:
+                for c in range(classes):
+                    subtract_mean(h[c], p[c], other, n, out[b, c, here])
 
 
 @lru_cache
@@ -250,18 +303,20 @@ def cross_entropy_entry(dtype: str) -> Entry:
 
 @lru_cache
 def map_sums_entry() -> Entry:
-    """Return :func:`map_sums_of`; the arrays are input, map, shift and sums."""
+    """Return :func:`map_sums_of`.
+
+    The arrays are input, map, shift and sums; the options, here and below, are the channels of the map's memory, the
+    activation, and the class that the map begins with.
+    """
 
     def loop(work: Any) -> None:
         n = numbers_of(work)
-        z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[CHANNELS], np.float32)
-        shift, sums = (
-            number_of(work, 3),
-            array_of(work, 4, (n[COUNT], n[CHANNELS]), np.float64),
-        )
+        activation, lead = n[OPTIONS + 1], n[OPTIONS + 2]
+        z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[OPTIONS], np.float32)
+        shift, sums = number_of(work, 3), array_of(work, 4, (n[COUNT], n[CHANNELS] - lead), np.float64)
         start, stop = take(work)
         while start < stop:
-            map_sums_of(z, phi, shift, sums, start, stop)
+            map_sums_of(z, phi, activation, lead, shift, sums, start, stop)
             start, stop = take(work)
 
     return entry(loop)
@@ -273,15 +328,13 @@ def map_slopes_entry() -> Entry:
 
     def loop(work: Any) -> None:
         n = numbers_of(work)
-        z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[CHANNELS], np.float32)
-        shift, upstream = (
-            number_of(work, 3),
-            array_of(work, 4, (n[BATCH], n[CHANNELS]), np.float32),
-        )
+        activation, lead = n[OPTIONS + 1], n[OPTIONS + 2]
+        z, phi = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, n[OPTIONS], np.float32)
+        shift, upstream = number_of(work, 3), array_of(work, 4, (n[BATCH], n[CHANNELS] - lead), np.float32)
         out = volume_of(work, 5, n[CHANNELS], np.float32)
         start, stop = take(work)
         while start < stop:
-            map_slopes_of(z, phi, shift, upstream, out, start, stop)
+            map_slopes_of(z, phi, activation, lead, shift, upstream, out, start, stop)
             start, stop = take(work)
 
     return entry(loop)

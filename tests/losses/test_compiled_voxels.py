@@ -34,6 +34,10 @@ LOSSES: dict[str, tuple[Any, str]] = {
     "penalties": (DistanceMapCrossEntropyLoss(sigmoid=True), "penalty_map"),
     "boundary": (BoundaryDistanceLoss(sigmoid=True), "distance_map"),
     "boundary, full": (BoundaryDistanceLoss(sigmoid=True, inside="full", normalize=False), "distance_map"),
+    "boundary, softmax": (BoundaryDistanceLoss(softmax=True), "distance_map"),
+    "boundary, background": (BoundaryDistanceLoss(softmax=True, include_background=False), "distance_map"),
+    "boundary, sigmoid": (BoundaryDistanceLoss(sigmoid=True, include_background=False), "distance_map"),
+    "boundary, labels": (BoundaryDistanceLoss(softmax=True, to_onehot_y=True, normalize=True), "distance_map"),
 }
 
 
@@ -63,7 +67,7 @@ def test_loops_are_taken_and_compute_what_the_plain_path_does(calls: list[str], 
     loss, key = LOSSES[name]
     x, target = volume()
     label = target[:, :1].mul(3).floor()
-    target = label if name == "labels" else target if soft else (target > 0.7).float()
+    target = label if "labels" in name else target if soft else (target > 0.7).float()
     given: Any = target
     if key:
         noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
@@ -176,7 +180,7 @@ def test_extreme_logits_are_what_they_are_without_loops() -> None:
             torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-36)
 
 
-@pytest.mark.parametrize("name", ["plain", "boundary"])
+@pytest.mark.parametrize("name", ["plain", "boundary", "boundary, softmax"])
 def test_a_nan_in_the_logits_is_not_hidden(name: str) -> None:
     x, target = volume()
     x[0, 1, 2, 3, 4] = float("nan")
@@ -185,7 +189,7 @@ def test_a_nan_in_the_logits_is_not_hidden(name: str) -> None:
     value, gradient = cases.value_and_gradient(lambda z: loss(z, given), x)
     assert value.isnan()
     assert gradient[0, 1, 2, 3, 4].isnan()
-    assert gradient.isnan().sum() == 1
+    assert gradient.isnan().sum() == (3 if "softmax" in name else 1)
 
 
 def test_log_is_right_to_the_last_place_but_one() -> None:
