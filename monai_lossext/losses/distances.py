@@ -21,6 +21,7 @@ Place = tuple[int | slice, ...]
 # There a distance transform takes up to ten times longer.
 REACH = 2
 MOST_STEPS = 15  # of very unequal axes the steps would take longer
+MUCH = 1.25  # times as many voxels as are near to the depths: then there is noise that only hampers a transform
 
 
 def checked_spacing(spacing: Sequence[float] | float | None) -> tuple[float, ...] | None:
@@ -224,29 +225,39 @@ def _depth(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) -> Tensor
     if measured_on_gpu(mask):
         return _depth_by_monai(mask, sizes, dtype)
     device, mask = mask.device, mask.cpu()
-    reach = REACH * math.hypot(*sizes)  # no voxel outside of the core is deeper
-    steps = [int(reach / size) for size in sizes]
+    steps = _steps(REACH, sizes)
     if sum(steps) > MOST_STEPS:
         return _depth_by_itk(mask, sizes, dtype).to(device)
-    core = _eroded(mask)
-    box = _bounding_box(core, [step + 2 for step in steps]) if _bytes(core).amax() else None
-    if box is not None and 2 * core[box].numel() > mask.numel():
+    core = _eroded(mask, [REACH] * mask.ndim)  # no voxel outside of it is deeper than the steps
+    if not _bytes(core).amax():
+        return _depth_of_shallow(mask, sizes, steps, dtype).to(device)
+    # Whatever is nearer to a voxel of the core than the nearest voxel outside is this near to the core.
+    near = mask & ~_eroded(~core, _steps(REACH + 1, sizes))
+    box = _bounding_box(near, [1] * mask.ndim)
+    if 2 * near[box].numel() > mask.numel() and _bytes(mask).sum() < MUCH * _bytes(near).sum():
         return _depth_by_itk(mask, sizes, dtype).to(device)
     depth = _depth_of_shallow(mask, sizes, steps, dtype)
-    if box is not None:
-        depth[box] = torch.where(core[box], _depth_by_itk(mask[box], sizes, dtype), depth[box])
+    depth[box] = torch.where(core[box], _depth_by_itk(near[box], sizes, dtype), depth[box])
     return depth.to(device)
 
 
-def _eroded(mask: Tensor) -> Tensor:
-    """Return the voxels of a mask (*S) all of whose neighbours in the picture, up to REACH along each axis, are in."""
-    core = _bytes(mask)
-    for axis in range(mask.ndim):
-        for _ in range(REACH):
-            before, core, rest = core, core.clone(), mask.shape[axis] - 1
-            core.narrow(axis, 1, rest).bitwise_and_(before.narrow(axis, 0, rest))
-            core.narrow(axis, 0, rest).bitwise_and_(before.narrow(axis, 1, rest))
-    return core.view(torch.bool)
+def _steps(voxels: int, sizes: tuple[float, ...]) -> list[int]:
+    """Return how many voxels along each axis the diagonal of a box of so many is long."""
+    return [int(voxels * math.hypot(*sizes) / size) for size in sizes]
+
+
+def _eroded(mask: Tensor, steps: list[int]) -> Tensor:
+    """Return the voxels of a mask (*S) around which a box, up to so many steps along each axis, is in the mask.
+
+    What is outside of the picture does not matter.
+    """
+    inside = _bytes(mask)
+    for axis, count in enumerate(steps):
+        for _ in range(count):
+            before, inside, rest = inside, inside.clone(), mask.shape[axis] - 1
+            inside.narrow(axis, 1, rest).bitwise_and_(before.narrow(axis, 0, rest))
+            inside.narrow(axis, 0, rest).bitwise_and_(before.narrow(axis, 1, rest))
+    return inside.view(torch.bool)
 
 
 def _depth_of_shallow(mask: Tensor, sizes: tuple[float, ...], steps: list[int], dtype: torch.dtype) -> Tensor:

@@ -132,6 +132,24 @@ def test_shallow_and_deep_voxels_side_by_side_equal_scipy(spatial, scale, noise)
         np.testing.assert_allclose(distance_inside(side[None, None], spacing)[0, 0].numpy(), expected, rtol=5e-6)
 
 
+@pytest.mark.parametrize("scale", [1.0, (1.5, 0.8, 0.8), (0.7, 1.0, 1.3)])
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_deep_objects_all_over_a_noisy_picture_equal_scipy(monkeypatch, share, scale):
+    random = torch.Generator().manual_seed(1)
+    mask = torch.rand(48, 48, 48, generator=random) < share
+    ball = torch.stack(torch.meshgrid(*[torch.arange(-8, 9)] * 3, indexing="ij")).square().sum(0) <= 64
+    for corner in ((0, 0, 0), (31, 31, 31), (31, 2, 20)):
+        mask[tuple(slice(start, start + 17) for start in corner)] |= ball
+    measured = []
+    original = distances._depth_by_itk
+    monkeypatch.setattr(distances, "_depth_by_itk", lambda *args: measured.append(args[0]) or original(*args))
+    spacing = scale if isinstance(scale, tuple) else (scale,) * 3
+    expected = distance_transform_edt(mask.numpy(), sampling=spacing)
+    got = distance_inside(mask[None, None], scale)[0, 0].numpy()
+    np.testing.assert_allclose(got, expected, rtol=5e-6)
+    assert measured[0].sum() < mask.sum()  # noise that is far from the balls was left out
+
+
 @pytest.mark.parametrize("shape", [(2, 2, 17), (2, 2, 9, 14), (1, 2, 7, 4, 11)], ids=str)
 def test_mean_distance_equals_scipy(shape):
     mask, other = masks(shape, 0.2), masks(shape, 0.05, seed=1)
