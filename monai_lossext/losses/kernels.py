@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba.extending import overload
 from numpy.typing import NDArray
 
 from .codes import (
@@ -79,10 +80,34 @@ def exp_of_negative(x: Number) -> Number:
 
 
 @compiled
-def copy(x: Floats, n: int, out: Floats) -> None:
-    """Copy n numbers; an assignment of slices would also look whether they overlap."""
+def copy(x: Any, n: int, out: Floats) -> None:
+    """Copy n numbers of any type; an assignment of slices would also look whether they overlap."""
     for i in range(n):
-        out[i] = x[i]
+        out[i] = np.float32(x[i])
+
+
+def in_float32(x: Any, n: int, out: Floats) -> Floats:
+    """Return n numbers of any type in float32, if they are not, written to ``out``.
+
+    So all sums of targets are compiled once: code for another type might add in another order.
+    """
+    if x.dtype == np.float32:
+        return x  # type: ignore[no-any-return]
+    copy(x, n, out)
+    return out
+
+
+@overload(in_float32, strict=False)  # about annotations
+def _in_float32(x: Any, n: Any, out: Any) -> Any:
+    """Decide in advance, while the types are known."""
+    if x.dtype == out.dtype:
+        return lambda x, n, out: x
+
+    def copied(x: Any, n: int, out: Floats) -> Floats:
+        copy(x, n, out)
+        return out
+
+    return copied
 
 
 @compiled
@@ -140,23 +165,21 @@ def multiply(x: Floats, factor: Floats, n: int) -> None:
 
 
 @compiled
-def value_of(target: Any, reading: int, this: Number) -> Number:
+def value_of(value: Number, reading: int, this: Number) -> Number:
     """Return the value of a class in the target, for a label whether it is this class, as 0..1."""
-    value = np.float32(target)
     if reading == IN_CHANNELS:
         return value
     return ONE if value == this else ZERO
 
 
 @compiled
-def is_outside(target: Any, last: Number) -> Number:
+def is_outside(value: Number, last: Number) -> Number:
     """Return 1 where a value of the target is not in 0..last, else 0."""
-    value = np.float32(target)
     return ZERO if (value >= ZERO) & (value <= last) else ONE
 
 
 @sums_over
-def fractions(target: Any, n: int, reading: int) -> Number:
+def fractions(target: Floats, n: int, reading: int) -> Number:
     """Return how many of n labels are no integers."""
     wrong = ZERO
     if reading == FLOATING_LABELS:
@@ -166,7 +189,7 @@ def fractions(target: Any, n: int, reading: int) -> Number:
 
 
 @sums_over
-def out_of_range(target: Any, n: int, reading: int, highest: int) -> Number:
+def out_of_range(target: Floats, n: int, reading: int, highest: int) -> Number:
     """Return how many of n values of a target are not what they can be."""
     wrong, last = fractions(target, n, reading), last_of(reading, highest)
     for i in range(n):
@@ -181,7 +204,7 @@ def last_of(reading: int, highest: int) -> Number:
 
 
 @sums_over
-def add(p: Floats, target: Any, n: int, c: int, reading: int, further: int, sums: NDArray[np.float64]) -> None:
+def add(p: Floats, target: Floats, n: int, c: int, reading: int, further: int, sums: NDArray[np.float64]) -> None:
     """Add the sums of n voxels, none of them a difference of sums: that would drown in rounding errors."""
     size = tp = fp = fn = first = second = ZERO
     this = np.float32(c)
@@ -212,7 +235,7 @@ def add(p: Floats, target: Any, n: int, c: int, reading: int, further: int, sums
 @sums_over
 def add_sigmoid(
     z: Floats,
-    target: Any,
+    target: Floats,
     n: int,
     c: int,
     reading: int,
@@ -283,7 +306,8 @@ def sums_of(
     """
     channels, voxels = z.shape[1], z.shape[2]
     classes = sums.shape[1]
-    p, one, other = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    p, values = np.empty((classes, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    one, other, row = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), values
     for piece in range(start, stop):
         b, first, end = stretch(piece, voxels)
         for v in range(first, end, BLOCK):
@@ -292,7 +316,8 @@ def sums_of(
             if activation == SOFTMAX:
                 softmax(z, b, v, n, p, one, other)
             for c in range(classes):
-                row = target[b, min(c, target.shape[1] - 1), here]
+                if c < target.shape[1]:
+                    row = in_float32(target[b, c, here], n, values)
                 if activation == SIGMOID:
                     add_sigmoid(z[b, c, here], row, n, c, reading, channels - 1, further, p[c], sums[piece, c])
                     continue
@@ -343,7 +368,7 @@ def gradient_at(p: Number, g: Number, further: int, line: Line) -> Number:
 
 @compiled
 def gradient_of_given(
-    p: Floats, target: Any, n: int, c: int, reading: int, further: int, line: Line, out: Floats
+    p: Floats, target: Floats, n: int, c: int, reading: int, further: int, line: Line, out: Floats
 ) -> None:
     """Write the gradient of n probabilities."""
     this = np.float32(c)
@@ -353,7 +378,7 @@ def gradient_of_given(
 
 @compiled
 def gradient_of_sigmoid(
-    z: Floats, target: Any, n: int, c: int, reading: int, further: int, line: Line, out: Floats
+    z: Floats, target: Floats, n: int, c: int, reading: int, further: int, line: Line, out: Floats
 ) -> None:
     """Write the gradient of n logits; the slope is exact on both sides and held beyond the steepest logit."""
     this = np.float32(c)
@@ -366,7 +391,7 @@ def gradient_of_sigmoid(
 
 @compiled
 def through_softmax(
-    p: Floats, target: Any, n: int, c: int, reading: int, further: int, line: Line, h: Floats, mean: Floats
+    p: Floats, target: Floats, n: int, c: int, reading: int, further: int, line: Line, h: Floats, mean: Floats
 ) -> None:
     """Write n gradients of a channel times their probabilities, held at the steepest gap, and add them to the mean."""
     this = np.float32(c)
@@ -419,7 +444,8 @@ def gradient_of(
     voxels = z.shape[2]
     classes = upstream.shape[2]
     p, h = np.empty((classes, BLOCK), np.float32), np.empty((classes, BLOCK), np.float32)
-    one, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    one, other, values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    row = values
     for piece in range(start, stop):
         b, first, end = stretch(piece, voxels)
         for v in range(first, end, BLOCK):
@@ -429,7 +455,9 @@ def gradient_of(
                 softmax(z, b, v, n, p, one, other)
                 other[:n] = ZERO
             for c in range(classes):
-                row, line = target[b, min(c, target.shape[1] - 1), here], line_of(upstream, b, c, further)
+                if c < target.shape[1]:
+                    row = in_float32(target[b, c, here], n, values)
+                line = line_of(upstream, b, c, further)
                 if activation == SIGMOID:
                     gradient_of_sigmoid(z[b, c, here], row, n, c, reading, further, line, out[b, c, here])
                 elif activation == PAIR:

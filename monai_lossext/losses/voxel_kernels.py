@@ -23,6 +23,7 @@ from .kernels import (
     Number,
     exp_of_negative,
     hold,
+    in_float32,
     out_of_range,
     smaller_probability,
     softmax,
@@ -48,7 +49,7 @@ def log_one_plus(e: Number) -> Number:
 @sums_over
 def cross_entropy_of_row(
     z: Floats,
-    target: Any,
+    target: Floats,
     factor: Floats,
     n: int,
     c: int,
@@ -118,15 +119,16 @@ def cross_entropy_of(
         stop: number of the piece after the last one.
     """
     classes, voxels = z.shape[1], z.shape[2]
-    nowhere = np.empty(BLOCK, np.float32)
+    values, nowhere = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    row = values
     for piece in range(start, stop):
         b, first, end = stretch(piece, voxels)
         for v in range(first, end, BLOCK):
             n = min(BLOCK, end - v)
             here = slice(v, v + n)
             for c in range(classes):
-                row = target[b, min(c, target.shape[1] - 1), here]
                 if c < target.shape[1]:
+                    row = in_float32(target[b, c, here], n, values)
                     sums[piece, 1] += out_of_range(row, n, reading, classes - 1)
                 sums[piece, 0] += cross_entropy_of_row(
                     z[b, c, here],
