@@ -53,6 +53,7 @@ def loops_fit(input: Tensor, target: Tensor, mask: Tensor | None, rules: Rules) 
         and input.is_contiguous()
         and target.is_contiguous()
         and input.numel() > 0
+        and not (input.is_neg() or target.is_neg())  # whose memory holds the opposite
         and compiled()
         and (mask is None or bool((mask if mask.dtype == torch.bool else mask == 1).all()))
         and (rules.labels or target.dtype != torch.float64)  # whose range float32 cannot tell to the last digit
@@ -225,9 +226,11 @@ def call(loop: Entry, shape: tuple[int, int, int], options: tuple[int, ...], *ar
         parallel(loop.address, at, threads, 0)
     else:  # a forked process does not have its parent's threads
         others = [pool().submit(loop.call, at) for _ in range(min(threads, shares) - 1)]
-        loop.call(at)
-        for other in others:
-            other.result()
+        try:
+            loop.call(at)
+        finally:  # nothing may be interrupted while they work on what is in memory here
+            for other in others:
+                other.result()
     return numbers[codes.NEXT]
 
 

@@ -61,7 +61,7 @@ class MapSum:
         return (
             compiled()
             and input.device.type == "cpu"
-            and all(x.dtype == torch.float32 and x.numel() > 0 for x in (input, phi))
+            and all(x.dtype == torch.float32 and x.numel() > 0 and not x.is_neg() for x in (input, phi))
             and input.is_contiguous()
             and phi.shape[1:] == (input.shape[1] - self.first, *input.shape[2:])
             and all(sample.is_contiguous() for sample in phi[:2])  # channels may have been left out of each

@@ -64,7 +64,9 @@ def loss_for(channels: int) -> SoftDiceLoss:
     return SoftDiceLoss(sigmoid=True) if channels == 1 else SoftDiceLoss(**SOFTMAX)
 
 
-@pytest.mark.parametrize("what", ["mask", "ignored", "float64", "strided", "uncompiled", "plain", "no Numba"])
+@pytest.mark.parametrize(
+    "what", ["mask", "ignored", "float64", "strided", "negated", "uncompiled", "plain", "no Numba"]
+)
 def test_all_else_goes_the_other_ways(calls, monkeypatch, what):
     x, label = volume(size=8)
     loss, mask = SoftDiceLoss(**SOFTMAX, ignore_index=2 if what == "ignored" else None), None
@@ -75,6 +77,8 @@ def test_all_else_goes_the_other_ways(calls, monkeypatch, what):
         x = x.double()
     elif what == "strided":
         x = x.contiguous(memory_format=torch.channels_last_3d)
+    elif what == "negated":
+        x = torch._neg_view(x)
     elif what == "no Numba":
         monkeypatch.setattr(compiled, "compiled", lambda: False)
     x.requires_grad_()
