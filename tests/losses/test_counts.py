@@ -111,15 +111,17 @@ def test_two_processes_train_like_one(tmp_path: Path):
             torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_eight_voxels_among_512_cubed_count_exactly(channels):
-    """The logits of one slice are repeated without a copy, so that the sums are known."""
+@pytest.mark.parametrize(("channels", "copied"), [(1, False), (2, False), (3, False), (1, True), (2, True)])
+def test_eight_voxels_among_512_cubed_count_exactly(channels, copied):
+    """The logits of one slice are repeated, so that the sums are known; compiled loops need a copy of them."""
     z = torch.randn(1, channels, 1, 512, 512, generator=torch.Generator().manual_seed(channels))
     label = torch.zeros(1, 1, 512, 512, 512, dtype=torch.uint8)
     label[0, 0, 300:302, 100:102, 200:202] = 1
     activation = "sigmoid" if channels == 1 else "softmax"
     rules = Rules(channels > 1, channels, None, channels == 1)
-    sums = soft_counts(z.expand(-1, -1, 512, -1, -1), label, rules=rules, activation=activation, extra="negatives")
+    logits = z.expand(-1, -1, 512, -1, -1)
+    logits = logits.contiguous() if copied else logits
+    sums = soft_counts(logits, label, rules=rules, activation=activation, extra="negatives")
     counts = Counts.of(sums, "negatives")
     p = z.double().sigmoid() if channels == 1 else z.double().softmax(1)
     inside = 2 * p[..., 100:102, 200:202].sum((2, 3, 4))
