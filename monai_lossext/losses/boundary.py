@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .base import SegmentationLoss, mean, non_negative, one_of, positive
 from .distances import checked_spacing, class_masks, one_hot, signed_distance, visible
-from .map_sums import MapSum, above_half, shifted, widened
+from .map_sums import MapSum, above, shifted, widened
 from .precision import Activation, accumulator_dtype, probabilities
 from .reading import Reading
 
@@ -332,7 +332,7 @@ def signed_map(reading: Reading, first: int, spacing: Sequence[float] | None) ->
 
 def predicted_masks(reading: Reading, first: int, activation: Activation) -> Tensor:
     """Return where classes from the first on are predicted with more than one half, (B, C, *S); masked ones nowhere."""
-    predicted, seen = above_half(reading.input, activation), visible(reading)
+    predicted, seen = above(reading.input, activation), visible(reading)
     return (predicted if seen is None else predicted & seen)[:, first:]
 
 

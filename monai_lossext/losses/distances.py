@@ -175,7 +175,7 @@ def mean_distance(
         box = _bounding_box(starts | ends, [0] * starts.ndim)
         starts, ends = starts[box], ends[box]
         if not _bytes(ends).amin():
-            result[index] = _depth(~ends, sizes, dtype)[starts].mean()
+            result[index] = _depth(~ends, sizes, dtype).mul_(starts).sum() / torch.count_nonzero(starts)
     return result
 
 
@@ -234,7 +234,7 @@ def _depth(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) -> Tensor
     # Whatever is nearer to a voxel of the core than the nearest voxel outside is this near to the core.
     near = mask & ~_eroded(~core, _steps(REACH + 1, sizes))
     box = _bounding_box(near, [1] * mask.ndim)
-    if 2 * near[box].numel() > mask.numel() and _bytes(mask).sum() < MUCH * _bytes(near).sum():
+    if 2 * near[box].numel() > mask.numel() and torch.count_nonzero(mask) < MUCH * torch.count_nonzero(near):
         return _depth_by_itk(mask, sizes, dtype).to(device)
     depth = _depth_of_shallow(mask, sizes, steps, dtype)
     depth[box] = torch.where(core[box], _depth_by_itk(near[box], sizes, dtype), depth[box])

@@ -142,9 +142,10 @@ def shifted(distances: Tensor, shift: float) -> Tensor:
     return torch.sub(distances, distances.sign().clamp_(max=0), alpha=shift) if shift else distances  # where is slow
 
 
-def above_half(input: Tensor, activation: Activation) -> Tensor:
-    """Return where the probability is above one half, (B, C, *S) bool."""
+def above(input: Tensor, activation: Activation, threshold: float = 0.5) -> Tensor:
+    """Return where the probability is above a threshold, (B, C, *S) bool."""
     input = input.detach()
     if activation == "sigmoid":
-        return input > 0
-    return (torch.softmax(widened(input), 1) if activation == "softmax" else probabilities(input, activation)) > 0.5
+        return input > 0 if threshold == 0.5 else torch.sigmoid(widened(input)) > threshold
+    p = torch.softmax(widened(input), 1) if activation == "softmax" else probabilities(input, activation)
+    return p > threshold

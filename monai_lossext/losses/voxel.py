@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 from .base import VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, safe_ratio
 from .distances import border_penalty, checked_spacing, class_masks, mean_distance, penalty_regions, visible
 from .likelihoods import Part, Voxels
+from .map_sums import above
 from .parts import spread
 from .paths import fused, known
-from .precision import accumulator_dtype, probabilities
+from .precision import accumulator_dtype
 from .reading import Reading
 from .sorting import descending, largest
 
@@ -323,13 +324,13 @@ class ShapeAwareLoss(VoxelLoss):
     def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
         """Return 1 + E m, the factor of each voxel's cross-entropy."""
         reading = reading.checked()
-        p = probabilities(reading.input.detach(), self.activation(reading.input.shape[1]))[:, voxels.first :]
         actual = class_masks(reading, voxels.exclusive, voxels.first)
+        predicted = above(reading.input, self.activation(reading.input.shape[1]), self.threshold)[:, voxels.first :]
         seen = visible(reading, voxels.exclusive, voxels.first)
-        predicted = p > self.threshold if seen is None else (p > self.threshold) & seen
+        predicted = predicted if seen is None else predicted & seen
         error = mean_distance(border(predicted), border(actual), self.spacing, voxels.dtype)
         concerned = actual != predicted if self.region == "mismatch" else torch.ones_like(actual)
-        return 1 + error_of_voxels(error, concerned, actual if voxels.exclusive else None), None
+        return error_of_voxels(error, concerned, actual if voxels.exclusive else None).add_(1), None
 
 
 class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
@@ -446,7 +447,7 @@ def error_of_voxels(error: Tensor, concerned: Tensor, classes: Tensor | None) ->
     if classes is None:
         return concerned * error
     own = (concerned & classes).chunk(classes.shape[1], 1)
-    return torch.stack([mask * error[:, [c]] for c, mask in enumerate(own)]).sum(0)
+    return reduce(torch.add, (mask * error[:, [c]] for c, mask in enumerate(own)))
 
 
 def checked_prior(prior: float | Sequence[float] | None, pos_weight: float | None) -> float | Sequence[float] | None:
