@@ -10,12 +10,8 @@ PROBABILITIES, SIGMOID, SOFTMAX, PAIR = range(4)
 ACTIVATIONS = {None: PROBABILITIES, "sigmoid": SIGMOID, "softmax": SOFTMAX, "pair": PAIR}  # as .fused.Recipe has them
 
 NO_MORE, NEGATIVES, SQUARES, ERRORS = range(4)
-FURTHER = {
-    None: NO_MORE,
-    "negatives": NEGATIVES,
-    "squares": SQUARES,
-    "errors": ERRORS,
-}  # sums, as .counts.EXTRA has them
+# Further sums, as .counts.EXTRA has them.
+FURTHER = {None: NO_MORE, "negatives": NEGATIVES, "squares": SQUARES, "errors": ERRORS}
 
 IN_CHANNELS, LABELS, FLOATING_LABELS = range(3)  # what a target holds
 

@@ -82,8 +82,8 @@ class Loops:
         from . import kernels  # not before it is known that Numba is there; importing it takes some tenths of a second
 
         (batch, _, voxels), classes, further = shape_of(self.input), self.options[1], self.options[-1]
-        shares = torch.zeros(pieces(batch, voxels), classes, codes.SUMS, dtype=torch.float64)
-        total = torch.zeros(codes.SUMS, batch, classes, dtype=torch.float64)
+        shares = torch.zeros(pieces(batch, voxels), classes, codes.SUMS, dtype=torch.float64, device="cpu")
+        total = torch.zeros(codes.SUMS, batch, classes, dtype=torch.float64, device="cpu")
         walk(kernels.sums_entry(name_of(self.target.dtype)), self.options, self.input, self.target, shares)
         if call(kernels.totals_entry(), (batch, classes, voxels), (), shares, total):
             return None
@@ -127,7 +127,7 @@ def cross_entropy(
     from . import voxel_kernels
 
     labels, (batch, _, voxels) = readable(target), shape_of(input)
-    sums = torch.zeros(pieces(batch, voxels), 2, dtype=torch.float64)
+    sums = torch.zeros(pieces(batch, voxels), 2, dtype=torch.float64, device="cpu")
     gradient = torch.empty_like(input) if wanted else None
     factors = 0 if factor is None else factor.shape[1]
     walk(
@@ -138,8 +138,8 @@ def cross_entropy(
         input if factor is None else factor,
         inside.to(torch.float32).contiguous(),
         outside.to(torch.float32).contiguous(),
-        torch.tensor(base, dtype=torch.float32),
-        torch.tensor(scale, dtype=torch.float32),
+        single(base),
+        single(scale),
         sums,
         input if gradient is None else gradient,
     )
@@ -160,8 +160,8 @@ def map_sums(input: Tensor, phi: Tensor, activation: str, first: int, shift: flo
     from . import voxel_kernels
 
     batch, channels, voxels = shape_of(input)
-    sums = torch.zeros(batch, pieces(1, voxels), channels - first, dtype=torch.float64)
-    shifts, options = torch.tensor(shift, dtype=torch.float32), map_options(phi, voxels, activation, first)
+    sums = torch.zeros(batch, pieces(1, voxels), channels - first, dtype=torch.float64, device="cpu")
+    shifts, options = single(shift), map_options(phi, voxels, activation, first)
     walk(voxel_kernels.map_sums_entry(), options, input, phi, shifts, sums)
     return sums.sum(1)
 
@@ -171,7 +171,7 @@ def map_slopes(input: Tensor, phi: Tensor, activation: str, first: int, shift: f
     from . import voxel_kernels
 
     gradient, slopes = torch.empty_like(input), upstream.to(torch.float32).contiguous()
-    shifts = torch.tensor(shift, dtype=torch.float32)
+    shifts = single(shift)
     options = map_options(phi, shape_of(input)[2], activation, first)
     walk(voxel_kernels.map_slopes_entry(), options, input, phi, shifts, slopes, gradient)
     return gradient
@@ -181,6 +181,11 @@ def map_options(phi: Tensor, voxels: int, activation: str, first: int) -> tuple[
     """Return what tells the loops how to read a map, which may have left out channels of its memory."""
     channels = phi.stride(0) // voxels if len(phi) > 1 else phi.shape[1]
     return channels, codes.ACTIVATIONS[activation], first
+
+
+def single(number: float) -> Tensor:
+    """Return a float32 in memory that loops can read, whatever torch's default device is."""
+    return torch.tensor(number, dtype=torch.float32, device="cpu")
 
 
 def shape_of(input: Tensor) -> tuple[int, int, int]:

@@ -14,11 +14,14 @@ from monai_lossext.losses import (
     DistanceMapCrossEntropyLoss,
     FocalCrossEntropyLoss,
     WeightedCrossEntropyLoss,
+    compiled,
+    fused,
     likelihoods,
     map_sums,
     voxel_kernels,
 )
 from monai_lossext.losses.paths import plain_path, uncompiled_path
+from monai_lossext.losses.reading import Rules
 
 from . import cases
 
@@ -157,6 +160,27 @@ def test_the_number_of_threads_changes_no_bit() -> None:
     for value, gradient in results[1:]:
         assert torch.equal(value, results[0][0])
         assert torch.equal(gradient, results[0][1])
+
+
+def test_loops_have_memory_of_processors_whatever_the_default_device_is() -> None:
+    """Of another device's memory they would read addresses that are none."""
+    x, target = volume()
+    phi, label = target - 0.5, target[:, :1].mul(3).floor()
+    recipe, rules = fused.Recipe(Rules(True, 3, None, False), "softmax", "negatives"), Rules(False, 3, None, True)
+    table = torch.ones(x.shape[:2])
+
+    def results() -> list[torch.Tensor | float | None]:
+        total = compiled.cross_entropy(x, target, rules, table, table, None, 1.0, 1.0, True)
+        assert total is not None
+        slopes = compiled.map_slopes(x, phi, "softmax", 0, 1.0, table.double())
+        sums = compiled.Loops.over(x, label, recipe).sums()
+        return [*total, slopes, compiled.map_sums(x, phi, "softmax", 0, 1.0), sums]
+
+    expected = results()
+    with torch.device("meta"):
+        got = results()
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("value", [-0.5, 1.5, float("nan"), float("inf")])
