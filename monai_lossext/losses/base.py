@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from .counts import Counts, Extra, SumOverProcesses, soft_counts
-from .likelihoods import Voxels, read_voxels
+from .likelihoods import Nearby, Voxels, read_voxels
 from .paths import known
 from .precision import Activation
 from .reading import Reading, read_shapes
@@ -398,19 +398,21 @@ class VoxelLoss(SegmentationLoss):
         emphasis, share = self.emphasis(reading, voxels)
         if self.reduction == "none":
             each = voxels.losses(self.likelihood, *self.factors(voxels)) * voxels.weight
-            return each if emphasis is None else each * (emphasis + self.base)
+            factor = voxels.each(emphasis) if isinstance(emphasis, Nearby) else emphasis
+            return each if factor is None else each * (factor + self.base)
         mean = self.reduction == "mean"
-        likelihood = None if type(self).likelihood is VoxelLoss.likelihood else self.likelihood
-        return voxels.total(likelihood, *self.factors(voxels), emphasis, share, mean, self.base)
+        gamma = self.focus()
+        return voxels.total(self.likelihood, *self.factors(voxels), emphasis, share, mean, self.base, gamma)
 
     def first(self, channels: int) -> int:
         """Return the first channel that counts."""
         return 0 if self.include_background or channels == 1 else 1
 
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | Nearby | None, Tensor | None]:
         """Return further factors of each voxel's loss, and of its weight in the mean; None for 1.
 
-        They broadcast over the losses, (B, 1, *S) or (B, C, *S); :attr:`base` is added to the emphasis. Values in
+        They broadcast over the losses, (B, 1, *S) or (B, C, *S); :attr:`base` is added to the emphasis. What depends on
+        the prediction with gradient and is more than a few operations a voxel is a :class:`.Nearby`. Values in
         ``reading`` are not checked yet.
         """
         return None, None
@@ -418,6 +420,10 @@ class VoxelLoss(SegmentationLoss):
     def likelihood(self, nll: Tensor) -> Tensor:
         """Return the loss at the negative log-likelihood of what the voxel is."""
         return nll
+
+    def focus(self) -> float | None:
+        """Return what makes :meth:`likelihood` (1 - p)^gamma times its argument, which is computed faster, or None."""
+        return 0.0 if type(self).likelihood is VoxelLoss.likelihood else None
 
     def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
         """Return factors of what is inside and outside of each class, (B or 1, C); exclusive classes: inside only."""

@@ -101,24 +101,28 @@ def cross_entropy(
     input: Tensor,
     target: Tensor,
     rules: Rules,
+    exclusive: bool,
     inside: Tensor,
     outside: Tensor,
     factor: Tensor | None,
     base: float,
+    gamma: float,
     scale: float,
     wanted: bool,
 ) -> tuple[float, Tensor | None] | None:
-    """Return the sum of the cross-entropies of a sigmoid times a scale, and its gradient if it is wanted.
+    """Return the sum of cross-entropies times a scale, and its gradient if it is wanted.
 
     Args:
         input: (B, C, *S) logits that :func:`loops_fit`.
         target: (B, 1, *S) labels or (B, C, *S) values, likewise.
         rules: how to read the target.
+        exclusive: whether to take a softmax, which needs labels, instead of sigmoids.
         inside: (B, C), factors of what is inside of a class.
-        outside: (B, C), factors of what is not.
+        outside: (B, C), factors of what is not, for sigmoids.
         factor: (B, 1 or C, *S), further factors of each voxel, contiguous and in float32, or None for 0.
         base: added to them.
-        scale: multiplies both.
+        gamma: power of one minus the probability of the true class that damps each, 0 or at least 1.
+        scale: multiplies sum and gradient.
         wanted: whether the gradient is.
 
     Returns:
@@ -132,13 +136,14 @@ def cross_entropy(
     factors = 0 if factor is None else factor.shape[1]
     walk(
         voxel_kernels.cross_entropy_entry(name_of(labels.dtype)),
-        (labels.shape[1], factors, reading_of(target, rules), factor is not None, wanted),
+        (labels.shape[1], factors, reading_of(target, rules), factor is not None, wanted, exclusive),
         input,
         labels,
         input if factor is None else factor,
         inside.to(torch.float32).contiguous(),
         outside.to(torch.float32).contiguous(),
         single(base),
+        single(gamma),
         single(scale),
         sums,
         input if gradient is None else gradient,
@@ -177,6 +182,46 @@ def map_slopes(input: Tensor, phi: Tensor, activation: str, first: int, shift: f
     return gradient
 
 
+def jaccard_extension(
+    errors: Tensor, target: Tensor, rules: Rules, first: int, penalize: bool, slopes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Find the Lovasz extension of the Jaccard loss and write its slopes.
+
+    Args:
+        errors: (B, C, N), contiguous and in float32.
+        target: (B, 1, N) labels or (B, C, N) values, contiguous, of a dtype among the readable ones.
+        rules: how to read the target.
+        first: label of the first channel.
+        penalize: whether the value of a class without voxels is the mean error.
+        slopes: (B, C, N), contiguous and in float32, where to write.
+
+    Returns:
+        The value and the number of the class's voxels, both (B, C) in float64.
+    """
+    from . import sorting_kernels
+
+    labels, (batch, classes, voxels) = readable(target), errors.shape
+    threads, rows = torch.get_num_threads(), batch * classes
+    results = torch.empty(batch, classes, 2, dtype=torch.float64, device="cpu")
+    memory = torch.empty(min(threads, rows), 3, voxels, dtype=torch.int32, device="cpu")
+    taken = torch.zeros(1, dtype=torch.int64, device="cpu")
+    call(
+        sorting_kernels.extension_entry(name_of(labels.dtype)),
+        (batch, classes, voxels),
+        (labels.shape[1], classes, first, reading_of(target, rules), penalize),
+        errors,
+        labels,
+        slopes,
+        results,
+        memory,
+        taken,
+        threads=min(threads, rows),
+        count=rows,
+    )
+    value, size = results.unbind(-1)
+    return value, size
+
+
 def map_options(phi: Tensor, voxels: int, activation: str, first: int) -> tuple[int, int, int]:
     """Return what tells the loops how to read a map, which may have left out channels of its memory."""
     channels = phi.stride(0) // voxels if len(phi) > 1 else phi.shape[1]
@@ -204,7 +249,14 @@ def walk(loop: Entry, options: tuple[int, ...], input: Tensor, *arrays: Tensor) 
     call(loop, shape_of(input), options, input, *arrays, threads=torch.get_num_threads())
 
 
-def call(loop: Entry, shape: tuple[int, int, int], options: tuple[int, ...], *arrays: Tensor, threads: int = 1) -> int:
+def call(
+    loop: Entry,
+    shape: tuple[int, int, int],
+    options: tuple[int, ...],
+    *arrays: Tensor,
+    threads: int = 1,
+    count: int | None = None,
+) -> int:
     """Call a function of :mod:`.entries`, and wait for all threads.
 
     These are those of torch's own operations where torch runs on OpenMP: they watch for work for some milliseconds
@@ -216,12 +268,15 @@ def call(loop: Entry, shape: tuple[int, int, int], options: tuple[int, ...], *ar
         options: what the loop needs to know.
         arrays: on what it works, contiguous.
         threads: on how many, where the volume is large enough.
+        count: number of pieces that are large enough for a thread; default: those of :func:`pieces`.
 
     Returns:
         The first one of the numbers of the call, as the loop left it.
     """
-    count = pieces(shape[0], shape[2])
-    shares = max(1, min(count, math.prod(shape) // SHARE))
+    shares = count or 1
+    if count is None:
+        count = pieces(shape[0], shape[2])
+        shares = max(1, min(count, math.prod(shape) // SHARE))
     numbers = array("q", (0, count, -(-count // shares), *shape, *options))
     addresses = array("Q", (numbers.buffer_info()[0], *(x.data_ptr() for x in arrays)))
     at, threads = addresses.buffer_info()[0], threads if shares > 1 else 1

@@ -22,6 +22,7 @@ Place = tuple[int | slice, ...]
 REACH = 2
 MOST_STEPS = 15  # of very unequal axes the steps would take longer
 MUCH = 1.25  # times as many voxels as are near to the depths: then there is noise that only hampers a transform
+SLAB = 2**17  # voxels of a picture that are worked on at a time
 
 
 def checked_spacing(spacing: Sequence[float] | float | None) -> tuple[float, ...] | None:
@@ -145,12 +146,12 @@ def border_penalty(
     penalty = torch.zeros(regions[0].shape, dtype=dtype, device=regions[0].device)
     for region in regions:
         for place, inside, depth in depths(region, spacing, dtype):
-            deepest = depth.max()
-            value = deepest - depth
+            value = depth.neg_().add_(-depth.min()).masked_fill_(~inside, 0.0)
             if normalize:
-                span = deepest - depth[inside].min()
-                value = value / span if span > 0 else torch.ones_like(value)
-            penalty[place] += (value * inside).to(penalty)
+                span = value.max()
+                value = value.div_(span) if span > 0 else inside
+            penalty[place] += value.to(penalty)
+            del depth, value  # before the next ones are made
     return penalty
 
 
@@ -175,7 +176,7 @@ def mean_distance(
         box = _bounding_box(starts | ends, [0] * starts.ndim)
         starts, ends = starts[box], ends[box]
         if not _bytes(ends).amin():
-            result[index] = _depth(~ends, sizes, dtype).mul_(starts).sum() / torch.count_nonzero(starts)
+            result[index] = _depth(~ends, sizes, dtype).masked_fill_(~starts, 0.0).sum() / torch.count_nonzero(starts)
     return result
 
 
@@ -235,6 +236,7 @@ def _depth(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) -> Tensor
     near = mask & ~_eroded(~core, _steps(REACH + 1, sizes))
     box = _bounding_box(near, [1] * mask.ndim)
     if 2 * near[box].numel() > mask.numel() and torch.count_nonzero(mask) < MUCH * torch.count_nonzero(near):
+        del core, near
         return _depth_by_itk(mask, sizes, dtype).to(device)
     depth = _depth_of_shallow(mask, sizes, steps, dtype)
     depth[box] = torch.where(core[box], _depth_by_itk(near[box], sizes, dtype), depth[box])
@@ -264,14 +266,24 @@ def _depth_of_shallow(mask: Tensor, sizes: tuple[float, ...], steps: list[int], 
     """Return the depth where the nearest voxel outside is at most so many steps away along each axis."""
     squares = torch.zeros(mask.shape, dtype=dtype).masked_fill_(mask, torch.inf)
     for axis, (size, reach) in enumerate(zip(sizes, steps, strict=True)):
-        before, sums = squares.clone(), torch.empty_like(squares)
-        for step in range(1, min(reach, mask.shape[axis] - 1) + 1):
-            rest = mask.shape[axis] - step
-            for here, there in ((0, step), (step, 0)):
-                some = torch.add(before.narrow(axis, there, rest), (step * size) ** 2, out=sums.narrow(axis, 0, rest))
-                nearer = squares.narrow(axis, here, rest)
-                torch.minimum(nearer, some, out=nearer)
+        for some in _slabs(squares, axis):
+            before, sums, length = some.clone(), torch.empty_like(some), some.shape[axis]
+            for step in range(1, min(reach, length - 1) + 1):
+                rest = length - step
+                for here, there in ((0, step), (step, 0)):
+                    beside, nearer = before.narrow(axis, there, rest), some.narrow(axis, here, rest)
+                    beside = torch.add(beside, (step * size) ** 2, out=sums.narrow(axis, 0, rest))
+                    torch.minimum(nearer, beside, out=nearer)
     return squares.sqrt_()
+
+
+def _slabs(x: Tensor, axis: int) -> Iterator[Tensor]:
+    """Yield views that cut (*S) across another axis than this one, so that what is made of one stays in the cache."""
+    across = 1 if axis == 0 else 0
+    if across == x.ndim:
+        yield x
+    else:
+        yield from torch.split(x, max(1, SLAB * x.shape[across] // x.numel()), across)
 
 
 def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) -> Tensor:
@@ -281,7 +293,7 @@ def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) ->
     if mask.ndim == 1:  # no picture has one dimension
         mask, sizes = mask[None], sizes * 2
     # ITK measures outside of its object to the object, and gives what is inside a negative sign.
-    outside = sitk.GetImageFromArray((~mask).to(torch.uint8).contiguous().numpy())
+    outside = sitk.GetImageFromArray(_bytes((~mask).contiguous()).numpy())
     outside.SetSpacing(sizes[::-1])  # type: ignore[no-untyped-call]
     squares = sitk.SignedMaurerDistanceMap(outside, squaredDistance=True, useImageSpacing=not even)  # type: ignore[no-untyped-call]
     result = torch.empty(mask.shape, dtype=dtype)

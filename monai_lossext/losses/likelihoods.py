@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from .parts import Slices, parts, spread
 from .paths import fused, known
 from .precision import Activation, accumulator_dtype, promoted
 from .reading import Rules
-from .walks import WholeSum, each_voxel, everything, sum_and_number
+from .walks import WholeSum, each_voxel, everything, sum_and_number, with_halo
 
 SMALLEST_PROBABILITY = 1e-7  # below it, and above 1 minus it, given probabilities are clamped before the logarithm
 
@@ -55,9 +54,9 @@ class Part:
             log_p = self.z.log_softmax(1) if self.activation == "softmax" else clamped(self.z).log()
             return (self.shares()[0] * spread(inside, self.z.ndim) * likelihood(-log_p)).sum(1, keepdim=True)
         else:
-            log_p, log_not_p = self.logarithms()
             inside, outside = (spread(table, self.z.ndim) for table in (inside, outside))
-            return mixed(self.target, inside * likelihood(-log_p), outside * likelihood(-log_not_p))
+            in_class, beside = likelihood(-self.log_p()), likelihood(-self.log_not_p())
+            return mixed(self.target, inside * in_class, outside * beside)
         return value * self.factor(inside, outside) if weighed else value
 
     def log_p_of_label(self) -> Tensor:
@@ -65,12 +64,13 @@ class Part:
         label = self.target.long()
         return self.z.log_softmax(1).gather(1, label) if self.activation else clamped(self.z.gather(1, label)).log()
 
-    def logarithms(self) -> tuple[Tensor, Tensor]:
-        """Return log p and log(1 - p) of each channel, (B, C, *S)."""
-        if self.activation == "sigmoid":
-            return F.logsigmoid(self.z), F.logsigmoid(-self.z)
-        p = clamped(self.z)
-        return p.log(), torch.log1p(-p)
+    def log_p(self) -> Tensor:
+        """Return log p of each channel by itself, (B, C, *S)."""
+        return F.logsigmoid(self.z) if self.activation == "sigmoid" else clamped(self.z).log()
+
+    def log_not_p(self) -> Tensor:
+        """Return log(1 - p) of each channel by itself, (B, C, *S)."""
+        return F.logsigmoid(-self.z) if self.activation == "sigmoid" else torch.log1p(-clamped(self.z))
 
     def factor(self, inside: Tensor, outside: Tensor) -> Tensor:
         """Return each voxel's factor, (B, 1 or C, *S)."""
@@ -113,6 +113,14 @@ class Part:
         seen = (counted > 0).any(1, keepdim=True)
         weight = (1 - (target - shares).sum(1, keepdim=True)).clamp(min=0) * seen
         return shares / torch.where(weight > 0, weight, 1.0), weight
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """Something of each voxel that depends on the voxels around it, with gradient; made part by part, never whole."""
+
+    of_part: OfPart
+    halo: int  # how far around a voxel the function looks, in voxels
 
 
 @dataclass(frozen=True)
@@ -193,31 +201,39 @@ class Voxels:
 
     def total(
         self,
-        likelihood: Likelihood | None,
+        likelihood: Likelihood,
         inside: Tensor,
         outside: Tensor,
-        emphasis: Tensor | None = None,
+        emphasis: Tensor | Nearby | None = None,
         share: Tensor | None = None,
         mean: bool = True,
         base: float = 0.0,
+        gamma: float | None = None,
     ) -> Tensor:
         """Return the weighted mean, or sum, of :meth:`losses`, a number.
 
         Args:
-            likelihood, inside, outside: as for :meth:`losses`; None for the negative log-likelihood itself.
-            emphasis: further factor of each voxel's loss, broadcasts over (B, 1 or C, *S); None for 1.
+            likelihood, inside, outside: as for :meth:`losses`.
+            emphasis: further factor of each voxel's loss, broadcasts over (B, 1 or C, *S), or what makes it, or None.
             share: factor of each voxel's weight in the divisor of the mean, likewise, a constant.
             mean: whether the mean is wanted.
             base: added to the emphasis, if there is one.
+            gamma: what makes the likelihood (1 - p)^gamma times the negative log-likelihood; None if nothing does.
         """
-        losses, dtype = self._losses(likelihood or unchanged, inside, outside), accumulator_dtype(self.input)
-        loops = self._loops(inside, outside, emphasis, base) if likelihood is None and share is None else None
+        losses, dtype = self._losses(likelihood, inside, outside), accumulator_dtype(self.input)
+        nearby, emphasis = (emphasis, None) if isinstance(emphasis, Nearby) else (None, emphasis)
+        simple = gamma is not None and nearby is None
+        loops = self._loops(inside, outside, emphasis, share, base, gamma or 0.0) if simple else None
         emphasis, share = (None if x is None else x.expand(self.shape) for x in (emphasis, share))
         exact = None if fused() else dtype  # few numbers need no more than their own
+        halo = 0 if nearby is None else nearby.halo
 
         def sums(where: Slices, input: Tensor, emphasis: Tensor | None) -> tuple[Tensor, Tensor]:
-            part = self.part(where, input)
-            value, weight = losses(part, where[0]), part.weight()
+            wide, inner = with_halo(where, self.input.shape, halo)
+            part = self.part(wide, input)
+            value, weight = losses(part, where[0])[inner], part.weight()
+            weight = weight if weight is None else weight[inner]
+            emphasis = emphasis if nearby is None else nearby.of_part(part, where[0])[inner]
             counted = product(weight, None if share is None else share[where])
             number = torch.full((), float(value.numel()), dtype=dtype, device=value.device)
             number = number if counted is None else counted.sum(dtype=exact).to(dtype)
@@ -226,18 +242,18 @@ class Voxels:
 
         size = max(math.prod(self.shape), 1)
         scale = 1 / size if mean else 1.0  # right, unless voxels do not count the same
-        total, number = sum_and_number(sums, scale, self.input, emphasis, loops)
+        total, number = sum_and_number(sums, scale, self.input, emphasis, loops, halo)
         if mean:
             total = total * torch.where(number > 0, size / torch.where(number > 0, number, 1.0), 0.0)
         return total.to(self.dtype)
 
-    def each(self, of_part: OfPart, halo: int = 0) -> Tensor:
+    def each(self, of_part: OfPart | Nearby) -> Tensor:
         """Return something of all voxels, (B, 1 or C, *S), computed part by part.
 
         Args:
             of_part: function of a part and of which samples it has.
-            halo: how far around a voxel the function looks, in voxels.
         """
+        of_part, halo = (of_part.of_part, of_part.halo) if isinstance(of_part, Nearby) else (of_part, 0)
 
         def values(where: Slices, input: Tensor) -> Tensor:
             return of_part(self.part(where, input), where[0])
@@ -253,7 +269,9 @@ class Voxels:
         """Read some of the voxels, ``input`` being theirs."""
         mask = None if self.mask is None else self.mask[where]
         z, target, counted = self.rules.read(input, self.raw_target[where], mask)
-        z = promoted(z)
+        z, activation = promoted(z), self.activation
+        if activation == "softmax" and not self.exclusive:
+            z, activation = one_against_the_rest(z), "sigmoid"
         kept = None if self.kept is None else spread(self.kept[where[0]], z.ndim).to(z.dtype)
         counted = product(None if counted is None else counted.to(z.dtype), kept)
         if not self.exclusive:
@@ -261,21 +279,37 @@ class Voxels:
             target = target == spread(channel, z.ndim - 1) if self.rules.labels else target
             z, target = z[:, self.first :], target[:, self.first :]
             counted = counted if counted is None or counted.shape[1] == 1 else counted[:, self.first :]
-        return Part(z, target, counted, self.activation, self.exclusive, self.labels)
+        return Part(z, target, counted, activation, self.exclusive, self.labels)
 
-    def _loops(self, inside: Tensor, outside: Tensor, emphasis: Tensor | None, base: float) -> WholeSum | None:
+    def _loops(
+        self,
+        inside: Tensor,
+        outside: Tensor,
+        emphasis: Tensor | None,
+        share: Tensor | None,
+        base: float,
+        gamma: float,
+    ) -> WholeSum | None:
         """Return the compiled loops of the sum of the cross-entropies, where they can compute it."""
-        fits = self.activation == "sigmoid" and not self.exclusive and self.first == 0
-        fits = fits and (self.kept is None or known(self.kept))
+        apart = self.activation == "sigmoid" and not self.exclusive and self.first == 0
+        fits = apart or (self.activation == "softmax" and self.labels)
+        fits = fits and (self.kept is None or known(self.kept)) and (gamma == 0 or gamma >= 1)
         if not fits or not fused() or not loops_fit(self.input, self.raw_target, self.mask, self.rules):
             return None
         if emphasis is not None:
-            if emphasis.requires_grad or emphasis.dtype != torch.float32:
+            if emphasis.requires_grad:
                 return None
-            emphasis = emphasis.expand(self.shape[0], -1, *self.shape[2:]).contiguous()
+            emphasis = emphasis.expand(self.shape[0], -1, *self.shape[2:]).to(torch.float32).contiguous()
         inside, outside = (table.expand(self.input.shape[:2]) for table in (inside, outside))
-        base = 1.0 if emphasis is None else base
-        return partial(cross_entropy, self.input, self.raw_target, self.rules, inside, outside, emphasis, base)
+
+        def loops(scale: float, wanted: bool) -> tuple[float, float, Tensor | None] | None:
+            of_voxels = inside, outside, emphasis, 1.0 if emphasis is None else base, gamma
+            found = cross_entropy(self.input, self.raw_target, self.rules, self.exclusive, *of_voxels, scale, wanted)
+            if found is None:
+                return None
+            return found[0], math.prod(self.shape) if share is None else total_of(share.expand(self.shape)), found[1]
+
+        return loops
 
     def _losses(self, likelihood: Likelihood, inside: Tensor, outside: Tensor) -> OfPart:
         inside, outside = (table.expand(self.input.shape[0], -1) for table in (inside, outside))
@@ -310,17 +344,10 @@ def read_voxels(
     """
     if callable(activation):
         input, activation = promoted(activation(promoted(rules.read(input, target, mask)[0]))), None
-    elif activation == "softmax" and not exclusive:
-        input, activation = one_against_the_rest(promoted(rules.read(input, target, mask)[0])), "sigmoid"
     if exclusive and first > 0:
         counts = torch.arange(input.shape[1], device=input.device) >= first
         kept = counts.expand(input.shape[:2]) if kept is None else kept & counts
     return Voxels(rules, input, target, mask, kept, activation, exclusive, 0 if exclusive else first)
-
-
-def unchanged(nll: Tensor) -> Tensor:
-    """Return what is given."""
-    return nll
 
 
 def product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -342,6 +369,11 @@ def clamped(p: Tensor) -> Tensor:
     """Return probabilities whose logarithm, and that of their complement, is finite."""
     low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
     return torch.where(p < low, low, torch.where(p > high, high, p))
+
+
+def total_of(x: Tensor) -> float:
+    """Return the sum of a volume on the CPU, in float64 and without a copy of it."""
+    return float(x.count_nonzero() if x.dtype == torch.bool else sum(part.sum(dtype=torch.float64) for part in x))
 
 
 def is_binary(target: Tensor) -> bool:

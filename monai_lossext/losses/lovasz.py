@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .base import ClasswiseLoss
+from .compiled import jaccard_extension as compiled_extension
+from .compiled import loops_fit
 from .parts import Slices, spread
 from .paths import fused, known
 from .precision import accumulator_dtype, probabilities, promoted
-from .reading import Reading
+from .reading import Reading, Rules
 from .sorting import descending, pieces
 from .walks import each_voxel, everything
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from .base import ClasswiseOptions
 
 COUNTS_IN_FLOAT32 = 2**24  # float32 cannot count further
+MOST_IN_LOOPS = 2**31  # voxels of a row
 ROWS_ON_CPU, ROWS_ELSEWHERE = 2**18, 2**26  # voxels to sort together: what a sort needs is several times as large
 
 
@@ -266,7 +269,12 @@ class JaccardExtension(Function):
         """Return the value, the number of voxels and that of the class's voxels, (B, C)."""
         slopes = torch.empty_like(errors)
         value, n, size = errors.new_empty(3, *errors.shape[:2], dtype=accumulator_dtype(errors))
-        for samples, channels in rows(errors.shape, errors.device):
+        rules = Rules(first is not None, errors.shape[1], None, elementwise=True)
+        loops = weights is None and errors.shape[-1] <= MOST_IN_LOOPS and loops_fit(errors, target, None, rules)
+        if loops:
+            value, size = compiled_extension(errors, target, rules, first or 0, penalize, slopes)
+            n.fill_(errors.shape[-1])
+        for samples, channels in () if loops else rows(errors.shape, errors.device):
             here = samples, channels
             some_target, some_weights = (
                 x if x is None else x[samples] if x.shape[1] == 1 else x[here] for x in (target, weights)

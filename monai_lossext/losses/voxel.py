@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .base import VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, safe_ratio
 from .distances import border_penalty, checked_spacing, class_masks, mean_distance, penalty_regions, visible
-from .likelihoods import Part, Voxels
+from .likelihoods import Nearby, Part, Voxels
 from .map_sums import above
 from .parts import spread
 from .paths import fused, known
@@ -164,6 +164,10 @@ class FocalCrossEntropyLoss(VoxelLoss):
     def likelihood(self, nll: Tensor) -> Tensor:
         """Return -(1 - p)^gamma log p."""
         return nll if self.gamma == 0 else safe_pow(-torch.expm1(-nll), self.gamma) * nll
+
+    def focus(self) -> float | None:
+        """Return gamma."""
+        return self.gamma if type(self).likelihood is FocalCrossEntropyLoss.likelihood else None
 
 
 class TopKCrossEntropyLoss(VoxelLoss):
@@ -384,11 +388,18 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         if window < 1 or window % 2 == 0 or sigma == 0 or beta == 1:
             raise ValueError(f"window must be odd, sigma above 0 and beta below 1, got {window}, {sigma} and {beta}.")
 
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
+    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Nearby, None]:
         """Return how much the structure differs where that is kept, on a scale on which plain voxels have 1."""
-        window = gaussian(self.window, self.sigma)
-        e = voxels.each(partial(structural_difference, window=window, c4=self.c4), halo=self.window // 2)
-        return self.lambda_ce + (1 - self.lambda_ce) * kept_share(e, voxels.weight, self.beta) * e, None
+        difference = partial(structural_difference, window=gaussian(self.window, self.sigma), c4=self.c4)
+        halo = self.window // 2
+        with torch.no_grad():
+            least, share = kept_share(voxels.each(Nearby(difference, halo)), voxels.weight, self.beta)
+
+        def emphasis(part: Part, samples: slice) -> Tensor:
+            e = difference(part, samples)  # once more: to keep its graph would take many volumes
+            return self.lambda_ce + (1 - self.lambda_ce) * share * torch.where(e > least, e, 0.0)
+
+        return Nearby(emphasis, halo), None
 
 
 def class_shares(voxels: Voxels, batch: bool = False) -> Tensor:
@@ -514,46 +525,54 @@ def border(mask: Tensor) -> Tensor:
 
 
 def gaussian(window: int, sigma: float) -> list[float]:
-    """Return the weights of a Gaussian window along one axis, up to a factor."""
-    return [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-(window // 2), window // 2 + 1)]
+    """Return the weights of a Gaussian window along one axis, whose sum is 1."""
+    weights = [math.exp(-(offset**2) / (2 * sigma**2)) for offset in range(-(window // 2), window // 2 + 1)]
+    return [weight / sum(weights) for weight in weights]
 
 
 def smoothed(x: Tensor, window: Sequence[float]) -> Tensor:
-    """Return the weighted sum over the window around each voxel of (B, C, *S); border voxels are repeated outside."""
+    """Return the weighted mean over the window around each voxel of (B, C, *S); border voxels are repeated outside."""
     for axis in range(2, x.ndim):
         n, reach = x.shape[axis], len(window) // 2
         padded = torch.cat([x.narrow(axis, 0, 1)] * reach + [x] + [x.narrow(axis, n - 1, 1)] * reach, axis)
         x = window[0] * padded.narrow(axis, 0, n)
         for start, w in enumerate(window[1:], start=1):
-            x = x.add(padded.narrow(axis, start, n), alpha=w)
+            x.add_(padded.narrow(axis, start, n), alpha=w)
     return x
 
 
 def standardized(x: Tensor, seen: Tensor | None, window: Sequence[float], c4: float) -> Tensor:
     """Return x minus its local mean, divided by its local standard deviation, both plus c4, over ``seen`` voxels."""
     x = x.to(accumulator_dtype(x))  # float32 would find a deviation where x is constant
+    powers = torch.cat([x, x * x], 1)
     if seen is None:
-        n = sum(window) ** (x.ndim - 2)
-        centre, square = smoothed(x, window) / n, smoothed(x * x, window) / n
+        centre, square = smoothed(powers, window).chunk(2, 1)
     else:
         seen = seen.to(x.dtype)
-        near = smoothed(seen, window)
-        centre, square = (safe_ratio(smoothed(y, window), near, otherwise=0.0) for y in (seen * x, seen * x * x))
+        near, sums = smoothed(seen, window), smoothed(powers * torch.cat([seen, seen], 1), window)
+        centre, square = safe_ratio(sums, torch.cat([near, near], 1), otherwise=0.0).chunk(2, 1)
     deviation = (square - centre * centre).clamp(min=1e-12).sqrt()
-    return (x - centre + c4) / (deviation + c4)
+    return (x - centre).add_(c4) / (deviation + c4)
 
 
 def structural_difference(part: Part, samples: slice, window: Sequence[float], c4: float) -> Tensor:
     """Return how much the neighbourhood of each voxel differs between prediction and truth, (B, C, *S)."""
-    p, weight = part.logarithms()[0].exp(), part.weight()
+    p, weight = part.log_p().exp(), part.weight()
     seen = None if weight is None else weight > 0
     g = part.target.to(p.dtype)
     return (standardized(g, seen, window, c4) - standardized(p, seen, window, c4)).abs().to(p.dtype)
 
 
-@torch.no_grad()
-def kept_share(e: Tensor, weight: Tensor, beta: float) -> Tensor:
-    """Return 0 for voxels that are dropped, and for the others all voxels' weight divided by theirs, (B, C, *S)."""
-    seen = weight > 0
-    kept = (e > beta * torch.where(seen, e, 0.0).amax()) & seen
-    return kept * safe_ratio(weight.sum(), (weight * kept).sum(), otherwise=0.0)
+def kept_share(e: Tensor, weight: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """Return above which difference voxels are kept, and all voxels' weight divided by theirs, 0 if there is none.
+
+    Args:
+        e: differences, (B, C, *S); changed where voxels do not count.
+        weight: what each voxel counts, likewise.
+        beta: share of the largest difference.
+    """
+    if not known(weight > 0):
+        e = e.masked_fill_(weight == 0, 0.0)
+    least = beta * e.amax()
+    kept = (e > least).to(weight.dtype).mul_(weight)
+    return least, safe_ratio(weight.sum(), kept.sum(), otherwise=0.0)

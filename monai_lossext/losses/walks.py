@@ -18,7 +18,8 @@ from .paths import fused
 from .precision import accumulator_dtype
 
 Values = Callable[[Slices, Tensor], Tensor]  # index of a part, and its input -> values of its voxels
-WholeSum = Callable[[float, bool], tuple[float, Tensor | None] | None]  # scale, whether with gradient -> these, or None
+# Scale, whether with gradient -> the sum, the number of voxels and the gradient; or None where it cannot be done.
+WholeSum = Callable[[float, bool], tuple[float, float, Tensor | None] | None]
 Sums = Callable[[Slices, Tensor, Tensor | None], tuple[Tensor, Tensor]]  # these, and its factors -> sum, number
 
 
@@ -37,22 +38,23 @@ def each_voxel(values: Values, input: Tensor, halo: int = 0) -> Tensor:
 
 
 def sum_and_number(
-    sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: WholeSum | None = None
+    sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: WholeSum | None = None, halo: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return a sum over all voxels, with gradient to input and factors, and the number of voxels in it, in float64.
 
     Args:
-        sums: what to add up of the voxels at an index, given their input and factors, and how many these count.
+        sums: what to add up of the voxels at an index, given their input, with a halo, and factors, and how many these
+            count.
         scale: multiplies the sum before its gradient is rounded to the input's type.
         input: (B, C, *S).
         factors: (B, 1 or C, *S), or None.
-        loops: the sum over all voxels, each of which counts 1, if there is a faster way to compute it. Factors have no
-            gradient then.
+        loops: all of that at once, if there is a faster way to compute it. Factors have no gradient then.
+        halo: how far around a voxel ``sums`` looks, in voxels.
     """
     if not fused():
         total, number = sums(everything(input), input, factors)
         return total * scale, number
-    both: tuple[Tensor, Tensor] = SumOfVoxels.apply(sums, scale, input, factors, loops)  # type: ignore[no-untyped-call]
+    both: tuple[Tensor, Tensor] = SumOfVoxels.apply(sums, scale, input, factors, loops, halo)  # type: ignore[no-untyped-call]
     return both
 
 
@@ -80,7 +82,7 @@ class EachVoxel(Function):
         ctx.values, ctx.halo = values, halo
         ctx.save_for_backward(input)
         each = None
-        for where in parts(input):
+        for where in parts(input, halo=halo):
             wide, inner = with_halo(where, input.shape, halo)
             some = values(wide, input[wide])[inner]
             if each is None:
@@ -97,7 +99,7 @@ class EachVoxel(Function):
             each = ctx.values(everything(input), input)
             return None, None, *torch.autograd.grad(each, input, upstream, create_graph=True)
         gradient = torch.zeros_like(input) if ctx.halo else torch.empty_like(input)
-        for where in parts(input):
+        for where in parts(input, halo=ctx.halo):
             wide, inner = with_halo(where, input.shape, ctx.halo)
             part = input[wide].detach().requires_grad_()
             with torch.enable_grad():
@@ -112,14 +114,14 @@ class SumOfVoxels(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: WholeSum | None
+        ctx: Any, sums: Sums, scale: float, input: Tensor, factors: Tensor | None, loops: WholeSum | None, halo: int
     ) -> tuple[Tensor, Tensor]:
         """Return the sum times ``scale``, and the number of voxels in it."""
-        ctx.sums, ctx.loops, ctx.scale, ctx.wanted = sums, loops, scale, ctx.needs_input_grad[2:4]
+        ctx.sums, ctx.loops, ctx.halo, ctx.scale, ctx.wanted = sums, loops, halo, scale, ctx.needs_input_grad[2:4]
         ctx.save_for_backward(input, factors)
         ctx.wide = torch.finfo(input.dtype).bits >= 32  # half precision is rounded when the last factor is known
         wanted = ctx.wanted if ctx.wide else (False, False)
-        total, number, ctx.gradients = walked(sums, scale, input, factors, wanted, loops)
+        total, number, ctx.gradients = walked(sums, scale, input, factors, wanted, loops, halo)
         ctx.mark_non_differentiable(number)
         return total, number
 
@@ -131,15 +133,16 @@ class SumOfVoxels(Function):
             total = ctx.sums(everything(input), input, factors)[0] * ctx.scale
             asked = [x for x, want in zip((input, factors), ctx.wanted, strict=True) if want]
             found = iter(torch.autograd.grad(total, asked, upstream[0], create_graph=True))
-            return None, None, *(next(found) if want else None for want in ctx.wanted), None
+            return None, None, *(next(found) if want else None for want in ctx.wanted), None, None
         if not ctx.wide:
-            return None, None, *walked(ctx.sums, ctx.scale * upstream[0], input, factors, ctx.wanted)[2], None
+            gradients = walked(ctx.sums, ctx.scale * upstream[0], input, factors, ctx.wanted, None, ctx.halo)[2]
+            return None, None, *gradients, None, None
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # in a second pass through a graph that was retained
-            gradients = walked(ctx.sums, ctx.scale, input, factors, ctx.wanted, ctx.loops)[2]
+            gradients = walked(ctx.sums, ctx.scale, input, factors, ctx.wanted, ctx.loops, ctx.halo)[2]
         if upstream[0] != 1:
             gradients = [None if x is None else x.mul_(upstream[0]) for x in gradients]
-        return None, None, *gradients, None
+        return None, None, *gradients, None, None
 
 
 def walked(
@@ -149,19 +152,19 @@ def walked(
     factors: Tensor | None,
     wanted: Sequence[bool],
     loops: WholeSum | None = None,
+    halo: int = 0,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Return the scaled sum, the number of voxels, and the wanted ones of the gradients to input and factors."""
     tensors, dtype = (input, factors), accumulator_dtype(input)
     at_once = None if loops is None else loops(float(scale), wanted[0])
     if at_once is not None:
-        value, gradient = at_once
-        return torch.tensor(value, dtype=dtype), torch.tensor(input.numel(), dtype=dtype), [gradient, None]
+        return torch.tensor(at_once[0], dtype=dtype), torch.tensor(at_once[1], dtype=dtype), [at_once[2], None]
     total, number, scale = (torch.as_tensor(x, dtype=dtype, device=input.device) for x in (0.0, 0.0, scale))
-    gradients = [
-        torch.empty_like(x) if x is not None and want else None for x, want in zip(tensors, wanted, strict=True)
-    ]
-    for where in parts(input):
-        some, some_factors = input[where].detach(), None if factors is None else factors[where].detach()
+    empty = torch.zeros_like if halo else torch.empty_like
+    gradients = [empty(x) if x is not None and want else None for x, want in zip(tensors, wanted, strict=True)]
+    for where in parts(input, halo=halo):
+        wide = with_halo(where, input.shape, halo)[0]
+        some, some_factors = input[wide].detach(), None if factors is None else factors[where].detach()
         both = zip((some, some_factors), wanted, strict=True)
         asked = [x.requires_grad_() for x, want in both if x is not None and want]
         with torch.set_grad_enabled(bool(asked)):
@@ -170,6 +173,8 @@ def walked(
         if asked:
             found = iter(torch.autograd.grad(part, asked, scale))
             for gradient in gradients:
-                if gradient is not None:
+                if gradient is not None and halo:
+                    gradient[wide] += next(found)
+                elif gradient is not None:
                     gradient[where] = next(found)
     return total, number, gradients
