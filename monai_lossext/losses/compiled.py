@@ -182,6 +182,27 @@ def map_slopes(input: Tensor, phi: Tensor, activation: str, first: int, shift: f
     return gradient
 
 
+def slopes_of_errors(
+    input: Tensor, target: Tensor, rules: Rules, activation: str, first: int, upstream: Tensor
+) -> Tensor:
+    """Return the gradient of the distances of probabilities from the target, (B, C, *S), given that of the distances.
+
+    Args:
+        input: (B, C, *S) logits that :func:`loops_fit`.
+        target: (B, 1, *S) labels or (B, C, *S) values, likewise.
+        rules: how to read the target.
+        activation: ``"sigmoid"`` or ``"softmax"``.
+        first: the first class that has distances.
+        upstream: (B, C - first, *S).
+    """
+    from . import sorting_kernels
+
+    labels, gradient = readable(target), torch.empty_like(input)
+    options = labels.shape[1], codes.ACTIVATIONS[activation], reading_of(target, rules), first
+    walk(sorting_kernels.slopes_entry(name_of(labels.dtype)), options, input, labels, upstream.contiguous(), gradient)
+    return gradient
+
+
 def jaccard_extension(
     errors: Tensor, target: Tensor, rules: Rules, first: int, penalize: bool, slopes: Tensor
 ) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from . import compiled
 from .base import ClasswiseLoss
-from .compiled import jaccard_extension as compiled_extension
 from .compiled import loops_fit
 from .parts import Slices, spread
 from .paths import fused, known
 from .precision import accumulator_dtype, probabilities, promoted
 from .reading import Reading, Rules
 from .sorting import descending, pieces
-from .walks import each_voxel, everything
+from .walks import EachVoxel, Values, each_voxel, everything
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -73,9 +73,19 @@ class LovaszLoss(ClasswiseLoss):
             part = replace(reading, input=input, target=reading.target[where], mask=mask)
             return self.errors(part.checked())[:, first:]
 
-        if callable(self.activation(reading.input.shape[1])):  # it may look at the whole volume
+        activation = self.activation(reading.input.shape[1])
+        if callable(activation):  # it may look at the whole volume
             return values(everything(reading.input), reading.input)
+        fits = self.of_probabilities() and activation is not None and fused()
+        if fits and loops_fit(reading.input, reading.target, reading.mask, reading.rules):
+            how = reading.target, reading.rules, activation, first
+            errors: Tensor = ErrorsOfProbabilities.apply(values, 0, reading.input, *how)  # type: ignore[no-untyped-call]
+            return errors
         return each_voxel(values, reading.input)
+
+    def of_probabilities(self) -> bool:
+        """Return whether :meth:`errors` are :func:`absolute_errors`, whose gradient loops compute."""
+        return False
 
     def _rows(self, x: Tensor) -> Tensor:
         """Return (B, 1 or C, *S) as (B, 1 or C, N), or as (1, 1 or C, B N)."""
@@ -137,6 +147,10 @@ class LovaszSoftmaxLoss(LovaszLoss):
         """Return the absolute errors of the probabilities, (B, C, *S)."""
         return absolute_errors(probabilities(reading.input, self.activation(reading.input.shape[1])), reading)
 
+    def of_probabilities(self) -> bool:
+        """Return True, unless a subclass has other errors."""
+        return type(self).errors is LovaszSoftmaxLoss.errors
+
     def counted(self, present: Tensor, first: int) -> Tensor:
         """Return which classes count, (B, C) bool."""
         return counted_classes(self.classes, present, first)
@@ -187,6 +201,24 @@ class LovaszHingeLoss(LovaszLoss):
             label = reading.target.long()
             return (1 + z.scatter(1, label, -z.gather(1, label))).relu()
         return (1 - z * (2 * reading.target.to(z.dtype) - 1)).relu()
+
+
+class ErrorsOfProbabilities(EachVoxel):
+    """The absolute errors of the probabilities of logits, whose gradient is computed in compiled loops."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Values, halo: int, input: Tensor, *how: Any) -> Tensor:
+        """Return the errors, (B, C, *S); ``how`` are the further arguments of the loops."""
+        ctx.how = how
+        return EachVoxel.forward(ctx, values, halo, input)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the input."""
+        rest = (None,) * len(ctx.how)
+        if torch.is_grad_enabled():  # somebody wants to differentiate the gradient
+            return *EachVoxel.backward(ctx, *upstream), *rest
+        return None, None, compiled.slopes_of_errors(*ctx.saved_tensors, *ctx.how, *upstream), *rest
 
 
 def checked_classes(classes: str | Sequence[int], lowest: int) -> str | tuple[int, ...]:
@@ -272,7 +304,7 @@ class JaccardExtension(Function):
         rules = Rules(first is not None, errors.shape[1], None, elementwise=True)
         loops = weights is None and errors.shape[-1] <= MOST_IN_LOOPS and loops_fit(errors, target, None, rules)
         if loops:
-            value, size = compiled_extension(errors, target, rules, first or 0, penalize, slopes)
+            value, size = compiled.jaccard_extension(errors, target, rules, first or 0, penalize, slopes)
             n.fill_(errors.shape[-1])
         for samples, channels in () if loops else rows(errors.shape, errors.device):
             here = samples, channels

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .paths import fused
+
 Activation = Literal["sigmoid", "softmax"] | Callable[[Tensor], Tensor] | None
 
 # exp(-60) is about 1e-26: still far from float32's underflow once divided by the number of voxels.
@@ -58,6 +60,8 @@ def accumulator_dtype(x: Tensor) -> torch.dtype:
 def held(x: Tensor, low: float, high: float = float("inf")) -> Tensor:
     """Clamp the value but pass the gradient, so that a saturated logit keeps the slope it has at the bound."""
     limits = torch.finfo(x.dtype)
+    if fused() and not (torch.is_grad_enabled() and x.requires_grad):
+        return x.clamp(max(low, limits.min), min(high, limits.max))
     x = x.clamp(limits.min, limits.max)  # inf - inf would be NaN
     passing = x - x.detach()
     return torch.where(x < low, low + passing, torch.where(x > high, high + passing, x))

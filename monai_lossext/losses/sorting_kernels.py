@@ -1,4 +1,8 @@
-"""Compiled loops like those of :mod:`.kernels` for the Lovasz losses: a row is sorted and walked by one thread."""
+"""Compiled loops like those of :mod:`.kernels` for the Lovasz losses.
+
+The extension, whose rows are sorted and walked by a thread each, and the gradient of the errors of probabilities. The
+errors themselves are torch's to the last bit, since that decides the order of those that are nearly equal.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .codes import BATCH, IN_CHANNELS, OPTIONS, VOXELS
+from .codes import BATCH, CHANNELS, IN_CHANNELS, OPTIONS, SIGMOID, SOFTMAX, VOXELS
 from .entries import Entry, array_of, compiled, entry, fetch_add, numbers_of, sums_over, take, volume_of
-from .kernels import ONE, Floats, Number, value_of
+from .kernels import (
+    BLOCK,
+    LEAST,
+    ONE,
+    ZERO,
+    Floats,
+    Number,
+    hold,
+    in_float32,
+    smaller_probability,
+    softmax,
+    stretch,
+    subtract_mean,
+    value_of,
+)
 
 Keys = NDArray[np.uint32]
 
@@ -166,6 +184,114 @@ def extension_of_row(
         value += np.float64(number_of_key(keys[k])) * step
         slope[i] = step
     result[0] = value
+
+
+@compiled
+def direction(p: Number, g: Number, reading: int) -> Number:
+    """Return the gradient of an error; with labels, that of a probability that was rounded to 0 or 1 as well."""
+    if reading == IN_CHANNELS:
+        return ONE if p > g else (-ONE if p < g else ZERO)
+    return -ONE if g == ONE else ONE
+
+
+@compiled
+def slope_of_sigmoid(z: Floats, target: Floats, upstream: Floats, n: int, c: int, reading: int, out: Floats) -> None:
+    """Write the gradient of n logits, given that of their errors; held beyond the steepest logit."""
+    this = np.float32(c)
+    for i in range(n):
+        smaller = smaller_probability(z[i])
+        p = smaller if z[i] < ZERO else ONE - smaller
+        towards = direction(p, value_of(target[i], reading, this), reading)
+        out[i] = towards * upstream[i] * (smaller * (ONE - smaller))
+
+
+@compiled
+def slope_through_softmax(
+    p: Floats, target: Floats, upstream: Floats, n: int, c: int, reading: int, h: Floats, mean: Floats
+) -> None:
+    """Write the gradients of n probabilities of a channel times these, and add them to the mean."""
+    this = np.float32(c)
+    for i in range(n):
+        h[i] = direction(p[i], value_of(target[i], reading, this), reading) * upstream[i] * max(p[i], LEAST)
+        mean[i] += h[i]
+
+
+@compiled
+def slopes_of(
+    z: Any,
+    target: Any,
+    activation: int,
+    reading: int,
+    lead: int,
+    upstream: Any,
+    out: Any,
+    start: int,
+    stop: int,
+) -> None:
+    """Write the gradient of the pieces start..stop-1 of a volume.
+
+    Args:
+        z: (B, C, V) logits.
+        target: (B, 1, V) labels or (B, C, V) values.
+        activation: sigmoid or softmax.
+        reading: how the target is to be read.
+        lead: the first class that has errors.
+        upstream: (B, C - lead, V), gradient of the errors.
+        out: (B, C, V), where to write.
+        start: number of the first piece; the pieces of a sample follow each other.
+        stop: number of the piece after the last one.
+    """
+    classes, voxels = z.shape[1], z.shape[2]
+    p, h = np.empty((classes, BLOCK), np.float32), np.zeros((classes, BLOCK), np.float32)
+    one, other, values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    row = values
+    for piece in range(start, stop):
+        b, first, end = stretch(piece, voxels)
+        for v in range(first, end, BLOCK):
+            n = min(BLOCK, end - v)
+            here = slice(v, v + n)
+            if activation == SOFTMAX:
+                softmax(z, b, v, n, p, one, other)
+                other[:n] = ZERO
+            for c in range(classes):
+                if c < target.shape[1]:
+                    row = in_float32(target[b, c, here], n, values)
+                if activation == SIGMOID and c >= lead:
+                    slope_of_sigmoid(z[b, c, here], row, upstream[b, c - lead, here], n, c, reading, out[b, c, here])
+                elif activation == SIGMOID:
+                    out[b, c, here] = ZERO
+                elif c >= lead:
+                    slope_through_softmax(p[c], row, upstream[b, c - lead, here], n, c, reading, h[c], other)
+            if activation == SOFTMAX:
+                for c in range(classes):
+                    hold(p[c], n)
+                    subtract_mean(h[c], p[c], other, n, out[b, c, here])
+
+
+@compiled
+def options_of(n: Any) -> tuple[int, int, int, int]:
+    """Return channels of the target, activation, reading and first class with errors."""
+    return n[OPTIONS], n[OPTIONS + 1], n[OPTIONS + 2], n[OPTIONS + 3]
+
+
+@lru_cache
+def slopes_entry(dtype: str) -> Entry:
+    """Return :func:`slopes_of`; the arrays are input, target, gradient of the errors, and of the input."""
+
+    of_values = np.dtype(dtype)
+
+    def loop(work: Any) -> None:
+        n = numbers_of(work)
+        of_target, activation, reading, lead = options_of(n)
+        z, target = volume_of(work, 1, n[CHANNELS], np.float32), volume_of(work, 2, of_target, of_values)
+        upstream = volume_of(work, 3, n[CHANNELS] - lead, np.float32)
+        out = volume_of(work, 4, n[CHANNELS], np.float32)
+        start, stop = take(work)
+        while start < stop:
+            slopes_of(z, target, activation, reading, lead, upstream, out, start, stop)
+            start, stop = take(work)
+
+    return entry(loop)
 
 
 @lru_cache

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss, compiled, lovasz, sorting_kernels
+from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss, compiled, sorting_kernels
 from monai_lossext.losses.paths import plain_path, uncompiled_path
 from monai_lossext.losses.reading import Rules
 
@@ -48,11 +48,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Shapes of the errors that loops sorted."""
     shapes: list[tuple[int, ...]] = []
 
+    original = compiled.jaccard_extension
+
     def noting(errors: torch.Tensor, *args: Any) -> Any:
         shapes.append(tuple(errors.shape))
-        return compiled.jaccard_extension(errors, *args)
+        return original(errors, *args)
 
-    monkeypatch.setattr(lovasz, "compiled_extension", noting)
+    monkeypatch.setattr(compiled, "jaccard_extension", noting)
     return shapes
 
 
@@ -71,7 +73,9 @@ def test_loops_are_taken_and_compute_what_the_plain_path_does(
     with plain_path():
         expected, slope = cases.value_and_gradient(lambda z: loss(z, target).sum(), x)
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-6 * slope.abs().max().item())
+    # By the formula, one voxel of an absent class has all the slope, and is so sure that differences of it are left.
+    largest = 1 / 12 if "formula" in name else slope.abs().max().item()
+    torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-6 * largest)
     assert len(calls) == 1
 
 
