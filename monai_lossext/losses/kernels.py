@@ -24,6 +24,7 @@ from .codes import (
     IN_CHANNELS,
     NEGATIVES,
     NEXT,
+    NO_MORE,
     OPTIONS,
     PAIR,
     PIECE,
@@ -240,18 +241,10 @@ def add_sigmoid(
     c: int,
     reading: int,
     highest: int,
-    further: int,
-    p: Floats,
+    negatives: bool | None,
     sums: NDArray[np.float64],
 ) -> None:
-    """Add the sums of the sigmoid of n logits, an array for rarer sums alone, and what is out of range."""
-    if further in (SQUARES, ERRORS):
-        for i in range(n):
-            smaller = smaller_probability(z[i])
-            p[i] = smaller if z[i] < ZERO else ONE - smaller
-        add(p, target, n, c, reading, further, sums)
-        sums[SUMS - 1] += out_of_range(target, n, reading, highest)
-        return
+    """Add the sums of the sigmoid of n logits, with the negatives unless that is None, and what is out of range."""
     size = tp = fp = fn = tn = wrong = ZERO
     this, last = np.float32(c), last_of(reading, highest)
     for i in range(n):
@@ -264,9 +257,35 @@ def add_sigmoid(
         fp += q - both
         fn += g - both
         wrong += is_outside(target[i], last)
-        tn += (ONE - q) * (ONE - g)
+        if negatives is not None:  # compiled by itself
+            tn += (ONE - q) * (ONE - g)
     add_up(sums, size, tp, fp, fn, tn, ZERO)
     sums[SUMS - 1] += wrong + fractions(target, n, reading)
+
+
+@compiled
+def add_of_sigmoid(
+    z: Floats,
+    target: Floats,
+    n: int,
+    c: int,
+    reading: int,
+    highest: int,
+    further: int,
+    p: Floats,
+    sums: NDArray[np.float64],
+) -> None:
+    """Add the sums of the sigmoid of n logits, an array for rarer sums alone, and what is out of range."""
+    if further == NO_MORE:
+        add_sigmoid(z, target, n, c, reading, highest, None, sums)
+    elif further == NEGATIVES:
+        add_sigmoid(z, target, n, c, reading, highest, True, sums)
+    else:
+        for i in range(n):
+            smaller = smaller_probability(z[i])
+            p[i] = smaller if z[i] < ZERO else ONE - smaller
+        add(p, target, n, c, reading, further, sums)
+        sums[SUMS - 1] += out_of_range(target, n, reading, highest)
 
 
 @compiled
@@ -319,11 +338,11 @@ def sums_of(
                 if c < target.shape[1]:
                     row = in_float32(target[b, c, here], n, values)
                 if activation == SIGMOID:
-                    add_sigmoid(z[b, c, here], row, n, c, reading, channels - 1, further, p[c], sums[piece, c])
+                    add_of_sigmoid(z[b, c, here], row, n, c, reading, channels - 1, further, p[c], sums[piece, c])
                     continue
                 if activation == PAIR:
                     subtract(z[b, 1, here], z[b, 0, here], n, one)
-                    add_sigmoid(one, row, n, 1, reading, 1, further, p[c], sums[piece, c])
+                    add_of_sigmoid(one, row, n, 1, reading, 1, further, p[c], sums[piece, c])
                     continue
                 if c < target.shape[1]:
                     sums[piece, c, SUMS - 1] += out_of_range(row, n, reading, channels - 1)

@@ -13,7 +13,7 @@ from torch import Tensor
 # but each operation still takes much longer than its call; on a GPU each has to be large enough to fill the device.
 LARGEST_PART_OF_A_THREAD = 2**17
 LARGEST_PART_ELSEWHERE = 2**22
-SMALLEST_PART = 2**17
+SMALLEST_PART = 2**16
 # With a halo, a part's neighbours are computed with it: slabs should not be too thin, and functions of neighbourhoods
 # make some thirty times as much as a part holds.
 PARTS_WITH_HALO = 32
