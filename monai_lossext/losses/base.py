@@ -422,7 +422,7 @@ class VoxelLoss(SegmentationLoss):
         return nll
 
     def focus(self) -> float | None:
-        """Return what makes :meth:`likelihood` (1 - p)^gamma times its argument, which is computed faster, or None."""
+        """Return gamma if :meth:`likelihood` is (1 - p)^gamma times its argument, which has faster ways, else None."""
         return 0.0 if type(self).likelihood is VoxelLoss.likelihood else None
 
     def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:

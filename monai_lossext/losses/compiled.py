@@ -1,4 +1,4 @@
-"""The compiled loops of :mod:`.kernels` and :mod:`.voxel_kernels` over tensors that they can read, on all threads."""
+"""The compiled loops of :mod:`.kernels` and its companions over tensors that they can read, on all threads."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def call(
         options: what the loop needs to know.
         arrays: on what it works, contiguous.
         threads: on how many, where the volume is large enough.
-        count: number of pieces that are large enough for a thread; default: those of :func:`pieces`.
+        count: number of pieces that threads take one by one; default: those of :func:`pieces`, several at a time.
 
     Returns:
         The first one of the numbers of the call, as the loop left it.

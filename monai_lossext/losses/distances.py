@@ -146,7 +146,8 @@ def border_penalty(
     penalty = torch.zeros(regions[0].shape, dtype=dtype, device=regions[0].device)
     for region in regions:
         for place, inside, depth in depths(region, spacing, dtype):
-            value = depth.neg_().add_(-depth.min()).masked_fill_(~inside, 0.0)
+            deepest = depth.max()
+            value = depth.neg_().add_(deepest).masked_fill_(~inside, 0.0)
             if normalize:
                 span = value.max()
                 value = value.div_(span) if span > 0 else inside
@@ -264,7 +265,7 @@ def _eroded(mask: Tensor, steps: list[int]) -> Tensor:
 
 def _depth_of_shallow(mask: Tensor, sizes: tuple[float, ...], steps: list[int], dtype: torch.dtype) -> Tensor:
     """Return the depth where the nearest voxel outside is at most so many steps away along each axis."""
-    squares = torch.zeros(mask.shape, dtype=dtype).masked_fill_(mask, torch.inf)
+    squares = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, torch.inf)
     for axis, (size, reach) in enumerate(zip(sizes, steps, strict=True)):
         for some in _slabs(squares, axis):
             before, sums, length = some.clone(), torch.empty_like(some), some.shape[axis]
@@ -296,7 +297,7 @@ def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) ->
     outside = sitk.GetImageFromArray(_bytes((~mask).contiguous()).numpy())
     outside.SetSpacing(sizes[::-1])  # type: ignore[no-untyped-call]
     squares = sitk.SignedMaurerDistanceMap(outside, squaredDistance=True, useImageSpacing=not even)  # type: ignore[no-untyped-call]
-    result = torch.empty(mask.shape, dtype=dtype)
+    result = torch.empty(mask.shape, dtype=dtype, device="cpu")
     np.maximum(sitk.GetArrayViewFromImage(squares), 0, out=result.numpy())  # a view of squares, which lives on
     return result.sqrt_().mul_(sizes[0] if even else 1.0).reshape(shape)
 

@@ -234,17 +234,17 @@ def add(p: Floats, target: Floats, n: int, c: int, reading: int, further: int, s
 
 
 @sums_over
-def add_sigmoid(
+def add_four_counts(
     z: Floats,
     target: Floats,
     n: int,
     c: int,
     reading: int,
     highest: int,
-    negatives: bool | None,
+    negatives: Any,
     sums: NDArray[np.float64],
 ) -> None:
-    """Add the sums of the sigmoid of n logits, with the negatives unless that is None, and what is out of range."""
+    """Add the sums of the sigmoid of n logits, negatives among them unless that is None, and what is out of range."""
     size = tp = fp = fn = tn = wrong = ZERO
     this, last = np.float32(c), last_of(reading, highest)
     for i in range(n):
@@ -257,14 +257,14 @@ def add_sigmoid(
         fp += q - both
         fn += g - both
         wrong += is_outside(target[i], last)
-        if negatives is not None:  # compiled by itself
+        if negatives is not None:  # Numba leaves this out where it is None
             tn += (ONE - q) * (ONE - g)
     add_up(sums, size, tp, fp, fn, tn, ZERO)
     sums[SUMS - 1] += wrong + fractions(target, n, reading)
 
 
 @compiled
-def add_of_sigmoid(
+def add_sigmoid(
     z: Floats,
     target: Floats,
     n: int,
@@ -277,9 +277,9 @@ def add_of_sigmoid(
 ) -> None:
     """Add the sums of the sigmoid of n logits, an array for rarer sums alone, and what is out of range."""
     if further == NO_MORE:
-        add_sigmoid(z, target, n, c, reading, highest, None, sums)
+        add_four_counts(z, target, n, c, reading, highest, None, sums)
     elif further == NEGATIVES:
-        add_sigmoid(z, target, n, c, reading, highest, True, sums)
+        add_four_counts(z, target, n, c, reading, highest, True, sums)
     else:
         for i in range(n):
             smaller = smaller_probability(z[i])
@@ -338,11 +338,11 @@ def sums_of(
                 if c < target.shape[1]:
                     row = in_float32(target[b, c, here], n, values)
                 if activation == SIGMOID:
-                    add_of_sigmoid(z[b, c, here], row, n, c, reading, channels - 1, further, p[c], sums[piece, c])
+                    add_sigmoid(z[b, c, here], row, n, c, reading, channels - 1, further, p[c], sums[piece, c])
                     continue
                 if activation == PAIR:
                     subtract(z[b, 1, here], z[b, 0, here], n, one)
-                    add_of_sigmoid(one, row, n, 1, reading, 1, further, p[c], sums[piece, c])
+                    add_sigmoid(one, row, n, 1, reading, 1, further, p[c], sums[piece, c])
                     continue
                 if c < target.shape[1]:
                     sums[piece, c, SUMS - 1] += out_of_range(row, n, reading, channels - 1)

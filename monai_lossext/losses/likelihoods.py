@@ -22,6 +22,7 @@ from .precision import Activation, accumulator_dtype, promoted
 from .reading import Rules
 from .walks import WholeSum, each_voxel, everything, sum_and_number, with_halo
 
+LARGEST_GAMMA = 5.0  # of loops: a float32 logarithm times a larger one loses digits
 SMALLEST_PROBABILITY = 1e-7  # below it, and above 1 minus it, given probabilities are clamped before the logarithm
 
 Likelihood = Callable[[Tensor], Tensor]
@@ -293,12 +294,13 @@ class Voxels:
         """Return the compiled loops of the sum of the cross-entropies, where they can compute it."""
         apart = self.activation == "sigmoid" and not self.exclusive and self.first == 0
         fits = apart or (self.activation == "softmax" and self.labels)
-        fits = fits and (self.kept is None or known(self.kept)) and (gamma == 0 or gamma >= 1)
+        fits = fits and (self.kept is None or known(self.kept)) and (gamma == 0 or 1 <= gamma <= LARGEST_GAMMA)
         if not fits or not fused() or not loops_fit(self.input, self.raw_target, self.mask, self.rules):
             return None
         if emphasis is not None:
             if emphasis.requires_grad:
                 return None
+            emphasis = emphasis.reshape((1,) * (len(self.shape) - emphasis.ndim) + emphasis.shape)
             emphasis = emphasis.expand(self.shape[0], -1, *self.shape[2:]).to(torch.float32).contiguous()
         inside, outside = (table.expand(self.input.shape[:2]) for table in (inside, outside))
 

@@ -12,7 +12,7 @@ from torch.autograd import Function
 
 from . import compiled
 from .base import ClasswiseLoss
-from .compiled import loops_fit
+from .likelihoods import is_binary
 from .parts import Slices, spread
 from .paths import fused, known
 from .precision import accumulator_dtype, probabilities, promoted
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .base import ClasswiseOptions
 
 COUNTS_IN_FLOAT32 = 2**24  # float32 cannot count further
-MOST_IN_LOOPS = 2**31  # voxels of a row
+FEWEST_IN_LOOPS, MOST_IN_LOOPS = 2**10, 2**31  # voxels of a row: a shorter one is sorted before its digits are counted
 ROWS_ON_CPU, ROWS_ELSEWHERE = 2**18, 2**26  # voxels to sort together: what a sort needs is several times as large
 
 
@@ -54,6 +54,8 @@ class LovaszLoss(ClasswiseLoss):
         first = 1 if not self.include_background and reading.input.shape[1] > 1 else 0
         errors = self._rows(self._errors(reading, first))
         truth, weights = target_and_weights(reading, first)
+        if weights is not None and known(weights == 1):  # an option that is not used changes no bit
+            weights = None
         value, n, size = jaccard_extension(
             errors,
             self._rows(truth),
@@ -77,7 +79,8 @@ class LovaszLoss(ClasswiseLoss):
         if callable(activation):  # it may look at the whole volume
             return values(everything(reading.input), reading.input)
         fits = self.of_probabilities() and activation is not None and fused()
-        if fits and loops_fit(reading.input, reading.target, reading.mask, reading.rules):
+        fits = fits and compiled.loops_fit(reading.input, reading.target, reading.mask, reading.rules)
+        if fits and (reading.labels or is_binary(reading.target)):  # else rounding might turn a slope at 0 around
             how = reading.target, reading.rules, activation, first
             errors: Tensor = ErrorsOfProbabilities.apply(values, 0, reading.input, *how)  # type: ignore[no-untyped-call]
             return errors
@@ -209,16 +212,21 @@ class ErrorsOfProbabilities(EachVoxel):
     @staticmethod
     def forward(ctx: Any, values: Values, halo: int, input: Tensor, *how: Any) -> Tensor:
         """Return the errors, (B, C, *S); ``how`` are the further arguments of the loops."""
-        ctx.how = how
-        return EachVoxel.forward(ctx, values, halo, input)
+        errors = EachVoxel.forward(ctx, values, halo, input)
+        target, *ctx.how = how
+        ctx.save_for_backward(input, target)  # which tells when somebody has written into them
+        return errors
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the input."""
-        rest = (None,) * len(ctx.how)
+        input, target = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody wants to differentiate the gradient
-            return *EachVoxel.backward(ctx, *upstream), *rest
-        return None, None, compiled.slopes_of_errors(*ctx.saved_tensors, *ctx.how, *upstream), *rest
+            errors = ctx.values(everything(input), input)
+            (gradient,) = torch.autograd.grad(errors, input, upstream, create_graph=True)
+        else:
+            gradient = compiled.slopes_of_errors(input, target, *ctx.how, *upstream)
+        return None, None, gradient, None, *(None for _ in ctx.how)
 
 
 def checked_classes(classes: str | Sequence[int], lowest: int) -> str | tuple[int, ...]:
@@ -302,19 +310,22 @@ class JaccardExtension(Function):
         slopes = torch.empty_like(errors)
         value, n, size = errors.new_empty(3, *errors.shape[:2], dtype=accumulator_dtype(errors))
         rules = Rules(first is not None, errors.shape[1], None, elementwise=True)
-        loops = weights is None and errors.shape[-1] <= MOST_IN_LOOPS and loops_fit(errors, target, None, rules)
-        if loops:
+        many = FEWEST_IN_LOOPS <= errors.shape[-1] <= MOST_IN_LOOPS
+        if weights is None and many and compiled.loops_fit(errors, target, None, rules):
             value, size = compiled.jaccard_extension(errors, target, rules, first or 0, penalize, slopes)
             n.fill_(errors.shape[-1])
-        for samples, channels in () if loops else rows(errors.shape, errors.device):
-            here = samples, channels
-            some_target, some_weights = (
-                x if x is None else x[samples] if x.shape[1] == 1 else x[here] for x in (target, weights)
-            )
-            assert some_target is not None
-            begin = None if first is None else first + channels.start
-            n[here], size[here] = jaccard_slopes(errors[here], some_target, some_weights, begin, penalize, slopes[here])
-            value[here] = (errors[here] * slopes[here]).sum(-1, dtype=value.dtype)
+        else:
+            for here in rows(errors.shape, errors.device):
+                samples, channels = here
+                some_target, some_weights = (
+                    x if x is None else x[samples] if x.shape[1] == 1 else x[here] for x in (target, weights)
+                )
+                assert some_target is not None
+                begin = None if first is None else first + channels.start
+                n[here], size[here] = jaccard_slopes(
+                    errors[here], some_target, some_weights, begin, penalize, slopes[here]
+                )
+                value[here] = (errors[here] * slopes[here]).sum(-1, dtype=value.dtype)
         ctx.save_for_backward(slopes)
         ctx.mark_non_differentiable(n, size)
         return value, n, size

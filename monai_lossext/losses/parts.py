@@ -34,7 +34,8 @@ def parts(x: Tensor, at_least: int = 10, halo: int = 0) -> Iterator[Slices]:
     on_cpu = x.device.type == "cpu"
     smallest, largest = SMALLEST_PART, LARGEST_PART_ELSEWHERE
     if halo:
-        at_least, smallest, largest = PARTS_WITH_HALO, SMALLEST_PART_WITH_HALO, LARGEST_PART_WITH_HALO
+        at_least, largest = PARTS_WITH_HALO, LARGEST_PART_WITH_HALO
+        smallest = max(SMALLEST_PART_WITH_HALO, (8 * halo) ** (x.ndim - 2)) if on_cpu else SMALLEST_PART
     elif on_cpu:
         largest = LARGEST_PART_OF_A_THREAD * torch.get_num_threads()
     limit = max(1, min(max(x.numel() // at_least, smallest), largest) // max(x.shape[1], 1))

@@ -60,7 +60,7 @@ def accumulator_dtype(x: Tensor) -> torch.dtype:
 def held(x: Tensor, low: float, high: float = float("inf")) -> Tensor:
     """Clamp the value but pass the gradient, so that a saturated logit keeps the slope it has at the bound."""
     limits = torch.finfo(x.dtype)
-    if fused() and not (torch.is_grad_enabled() and x.requires_grad):
+    if fused() and not (torch.is_grad_enabled() and x.requires_grad):  # there is no gradient to pass
         return x.clamp(max(low, limits.min), min(high, limits.max))
     x = x.clamp(limits.min, limits.max)  # inf - inf would be NaN
     passing = x - x.detach()

@@ -30,12 +30,12 @@ def descending(x: Tensor) -> Tensor:
     """
     if not (fused() and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] < 2**INDEX_BITS):
         return x.sort(dim=-1, descending=True, stable=True).indices
-    bits, keys = x.contiguous().view(torch.int32), torch.empty(x.shape, dtype=torch.int64)
+    bits, keys = x.contiguous().view(torch.int32), torch.empty(x.shape, dtype=torch.int64, device=x.device)
     for some in pieces(x.shape[-1]):
         part = bits[..., some]
         # the bits of negative numbers grow the other way; ~ turns the order around, so that the index may ascend
         keys[..., some] = (part ^ ((part >> 31) & 0x7FFFFFFF)).bitwise_not_()
-        keys[..., some].bitwise_left_shift_(INDEX_BITS).add_(torch.arange(some.start, some.stop))
+        keys[..., some].bitwise_left_shift_(INDEX_BITS).add_(torch.arange(some.start, some.stop, device=x.device))
     keys.numpy().sort(axis=-1)
     return keys.bitwise_and_(2**INDEX_BITS - 1)
 

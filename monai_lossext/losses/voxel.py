@@ -20,6 +20,8 @@ from .precision import accumulator_dtype
 from .reading import Reading
 from .sorting import descending, largest
 
+SMALLEST_DIFFERENCE = 1e-9  # of structures; what is smaller may be rounding
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -395,11 +397,11 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         with torch.no_grad():
             least, share = kept_share(voxels.each(Nearby(difference, halo)), voxels.weight, self.beta)
 
-        def emphasis(part: Part, samples: slice) -> Tensor:
+        def kept(part: Part, samples: slice) -> Tensor:
             e = difference(part, samples)  # once more: to keep its graph would take many volumes
             return self.lambda_ce + (1 - self.lambda_ce) * share * torch.where(e > least, e, 0.0)
 
-        return Nearby(emphasis, halo), None
+        return Nearby(kept, halo), None
 
 
 def class_shares(voxels: Voxels, batch: bool = False) -> Tensor:
@@ -502,7 +504,7 @@ def hardest(value: Tensor, weight: Tensor, *, n: float = 0.0, percentage: float 
     number: Tensor | float = n
     if percentage is not None:
         exact = accumulator_dtype(weight)
-        counted = torch.tensor(weight.numel(), dtype=exact) if alike else weight.sum(dtype=exact)
+        counted = torch.tensor(weight.numel(), dtype=exact, device=weight.device) if alike else weight.sum(dtype=exact)
         number = (counted * percentage / 100).floor().clamp(min=1)
     if alike or (fused() and bool(((weight == 0) | (weight == 1)).all())):
         return largest(value, int(number))
@@ -573,6 +575,6 @@ def kept_share(e: Tensor, weight: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """
     if not known(weight > 0):
         e = e.masked_fill_(weight == 0, 0.0)
-    least = beta * e.amax()
+    least = (beta * e.amax()).clamp(min=SMALLEST_DIFFERENCE) if e.numel() else e.new_zeros(())
     kept = (e > least).to(weight.dtype).mul_(weight)
     return least, safe_ratio(weight.sum(), kept.sum(), otherwise=0.0)

@@ -34,9 +34,9 @@ from .kernels import (
     value_of,
 )
 
+LN_2 = np.float32(math.log(2))
 # log(1 + e) = 2 (s + s^3 / 3 + s^5 / 5 + ...) with s = e / (2 + e), at most 1/3: the next term is below a tenth of
 # float32's precision.
-LN_2 = np.float32(math.log(2))
 L_3, L_5, L_7, L_9, L_11, L_13 = (np.float32(1 / n) for n in range(3, 15, 2))
 
 
@@ -53,9 +53,9 @@ def log_one_plus(e: Number) -> Number:
 def log(x: Number) -> Number:
     """Return the logarithm of a positive number that is not denormal, with the absolute error of a float32 near 1."""
     bits = np.float32(x).view(np.int32)
-    power = (bits >> np.int32(23)) - np.int32(127)
+    exponent = (bits >> np.int32(23)) - np.int32(127)
     mantissa = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
-    return np.float32(power) * LN_2 + log_one_plus(mantissa - ONE)
+    return np.float32(exponent) * LN_2 + log_one_plus(mantissa - ONE)
 
 
 @compiled
@@ -99,7 +99,7 @@ def cross_entropy_of_row(
         nll, nll_not = rest - (ZERO if positive else logit), rest + (logit if positive else ZERO)
         p, q = (ONE - less, less) if positive else (less, ONE - less)
         slope, slope_not = q, p
-        if gamma is not None:  # compiled by itself
+        if gamma is not None:  # Numba leaves this out where it is None
             damped, damped_not = power(q, -nll_not, gamma), power(p, -nll, gamma)
             slope, slope_not = damped * (gamma * p * nll + q), damped_not * (gamma * q * nll_not + p)
             nll, nll_not = damped * nll, damped_not * nll_not
@@ -181,7 +181,7 @@ def cross_entropy_of_labels(
         q = others[i]
         nll = nll_of_label(highest[i], inverse[i], own[i], q)
         value, slope = nll, ONE
-        if gamma is not None:  # compiled by itself
+        if gamma is not None:  # Numba leaves this out where it is None
             p = ONE - q if q < HALF else exp_of_negative(-nll if nll < -LOWEST else LOWEST)
             damped = power(q, log(q), gamma)
             value, slope = damped * nll, damped + gamma * p * nll * (damped / q if q > ZERO else ZERO)
@@ -239,7 +239,7 @@ def cross_entropy_of(
         stop: number of the piece after the last one.
     """
     classes, voxels = z.shape[1], z.shape[2]
-    values, nowhere = np.empty(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    values, nowhere = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     p, highest, inverse = (
         np.empty((classes, BLOCK), np.float32),
         np.empty(BLOCK, np.float32),

@@ -81,6 +81,8 @@ class EachVoxel(Function):
         """Return the values, (B, 1 or C, *S)."""
         ctx.values, ctx.halo = values, halo
         ctx.save_for_backward(input)
+        if input.numel() == 0:
+            return values(everything(input), input)
         each = None
         for where in parts(input, halo=halo):
             wide, inner = with_halo(where, input.shape, halo)
@@ -158,7 +160,8 @@ def walked(
     tensors, dtype = (input, factors), accumulator_dtype(input)
     at_once = None if loops is None else loops(float(scale), wanted[0])
     if at_once is not None:
-        return torch.tensor(at_once[0], dtype=dtype), torch.tensor(at_once[1], dtype=dtype), [at_once[2], None]
+        value, count = torch.tensor(at_once[:2], dtype=dtype, device=input.device).unbind()
+        return value, count, [at_once[2], None]
     total, number, scale = (torch.as_tensor(x, dtype=dtype, device=input.device) for x in (0.0, 0.0, scale))
     empty = torch.zeros_like if halo else torch.empty_like
     gradients = [empty(x) if x is not None and want else None for x, want in zip(tensors, wanted, strict=True)]

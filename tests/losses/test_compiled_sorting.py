@@ -10,6 +10,7 @@ import torch
 
 from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss, compiled, sorting_kernels
 from monai_lossext.losses.paths import plain_path, uncompiled_path
+from monai_lossext.losses.precision import probabilities
 from monai_lossext.losses.reading import Rules
 
 from . import cases
@@ -103,7 +104,7 @@ def test_all_else_goes_the_other_ways(calls: list[tuple[int, ...]], what: str) -
     if what == "mask":
         given["mask"] = torch.rand(3, 1, *SHAPE[2:])
     elif what == "classes":
-        given["classes"] = torch.ones(3, 4)
+        given["classes"] = torch.arange(12).view(3, 4) > 0
     x = x.double() if what == "double" else x
     loss = LovaszSoftmaxLoss(sigmoid=True, **options)
     value, gradient = cases.value_and_gradient(lambda z: loss(z, given), x)
@@ -112,6 +113,42 @@ def test_all_else_goes_the_other_ways(calls: list[tuple[int, ...]], what: str) -
     assert calls == []
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-6 * slope.abs().max().item())
+
+
+def test_options_that_are_not_used_change_no_bit(calls: list[tuple[int, ...]]) -> None:
+    x, target = volume()
+    target = target.round()
+    value, gradient = cases.value_and_gradient(lambda z: LovaszSoftmaxLoss(sigmoid=True)(z, target), x)
+    ones, ignoring = torch.ones(SHAPE), LovaszSoftmaxLoss(sigmoid=True, ignore_index=-1)
+    classes = {"label": target, "classes": torch.ones(SHAPE[:2])}
+    for loss, *given in (
+        (LovaszSoftmaxLoss(sigmoid=True), target, ones),
+        (LovaszSoftmaxLoss(sigmoid=True), classes),
+        (ignoring, target),
+    ):
+        again, slope = cases.value_and_gradient(lambda z: loss(z, *given), x)  # noqa: B023
+        assert torch.equal(again, value)
+        assert torch.equal(slope, gradient)
+    assert len(calls) == 4
+
+
+def test_a_target_that_is_written_into_is_found_out() -> None:
+    x, target = volume()
+    target = target.round()
+    value = LovaszSoftmaxLoss(sigmoid=True)(x.requires_grad_(), target)
+    target.neg_().add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_soft_targets_that_are_met_leave_no_gradient(activation: str) -> None:
+    x, _ = volume()
+    value, gradient = cases.value_and_gradient(
+        lambda z: LovaszSoftmaxLoss(**{activation: True})(z, probabilities(x, activation)), x
+    )
+    assert value.item() == 0
+    assert gradient.count_nonzero() == 0
 
 
 def test_the_number_of_threads_and_the_default_device_change_no_bit() -> None:

@@ -103,7 +103,19 @@ def test_loops_are_taken_and_compute_what_the_plain_path_does(calls: list[str], 
 
 @pytest.mark.parametrize(
     "what",
-    ["mask", "ignored", "classes", "focal", "background", "none", "half", "strided", "shares", "softmax background"],
+    [
+        "gamma",
+        "mask",
+        "ignored",
+        "classes",
+        "focal",
+        "background",
+        "none",
+        "half",
+        "strided",
+        "shares",
+        "softmax background",
+    ],
 )
 def test_all_else_goes_the_other_ways(calls: list[str], what: str) -> None:
     x, target = volume()
@@ -112,6 +124,7 @@ def test_all_else_goes_the_other_ways(calls: list[str], what: str) -> None:
         "ignored": {"ignore_index": 2},
         "background": {"include_background": False},
         "focal": {"gamma": 0.5},
+        "gamma": {"gamma": 7.0},
         "shares": {"softmax": True},
         "softmax background": {**MULTI, "include_background": False},
         "none": {"reduction": "none"},
@@ -129,7 +142,7 @@ def test_all_else_goes_the_other_ways(calls: list[str], what: str) -> None:
     elif what == "softmax background":
         given = target[:, :1]
     options = options if "softmax" in options else {"sigmoid": True, **options}
-    loss = (FocalCrossEntropyLoss if what == "focal" else WeightedCrossEntropyLoss)(**options)
+    loss = (FocalCrossEntropyLoss if "gamma" in options else WeightedCrossEntropyLoss)(**options)
     x.requires_grad_()
     loss(x, given, mask).sum().backward()
     assert calls == []
@@ -261,6 +274,23 @@ def test_a_nan_in_the_logits_is_not_hidden(name: str) -> None:
     assert value.isnan()
     assert gradient[0, 1, 2, 3, 4].isnan()
     assert gradient.isnan().sum() == (3 if "softmax" in name else 1)
+
+
+@pytest.mark.parametrize("shape", [(), (20,), (3, 1, 1, 1)], ids=str)
+def test_an_emphasis_of_fewer_dimensions_is_spread(calls: list[str], shape: tuple[int, ...]) -> None:
+    factor = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+    class Emphasised(WeightedCrossEntropyLoss):
+        def emphasis(self, reading: Any, voxels: Any) -> tuple[torch.Tensor, None]:
+            return factor, None
+
+    x, target = volume()
+    value, gradient = cases.value_and_gradient(lambda z: Emphasised(sigmoid=True)(z, target), x)
+    with plain_path():
+        expected, slope = cases.value_and_gradient(lambda z: Emphasised(sigmoid=True)(z, target), x)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, slope)
+    assert calls == ["cross_entropy"]
 
 
 def test_labels_out_of_range_are_named() -> None:

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import pickle
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from monai.data import MetaTensor
 
 import monai_lossext.losses as losses
 from monai_lossext.losses import MatthewsCorrelationLoss, SegmentationLoss, SoftDiceLoss
+from monai_lossext.losses.paths import uncompiled_path
 
 from . import cases, checks
 from .cases import make, row_of
@@ -343,6 +345,18 @@ def test_memory_layouts_do_not_matter(cls):
     strided = torch.stack([x, -x], -1)[..., 0]
     for other in (last, turned, strided):
         assert torch.allclose(make(cls, **MULTI)(other, label), expected, rtol=1e-6)
+
+
+@every_loss
+@pytest.mark.parametrize("path", [nullcontext, uncompiled_path])
+def test_tensors_stay_on_their_device_whatever_the_default_is(cls, path):
+    x, label = cases.logits(2, 3, 8, 9, dtype=torch.float32).requires_grad_(), cases.indices(2, 3, 8, 9)
+    loss = make(cls, **MULTI)
+    with path(), torch.device("meta"):
+        value = loss(x, label)
+        value.backward()
+    assert value.device.type == x.grad.device.type == "cpu"
+    assert value.isfinite()
 
 
 @every_loss
