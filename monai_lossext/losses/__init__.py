@@ -2,18 +2,28 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .base import ClasswiseLoss, OverlapLoss, RegionLoss, SegmentationLoss, VoxelLoss
+from .base import ClasswiseLoss, SegmentationLoss
 from .boundary import BoundaryDistanceLoss, HausdorffCVLoss, HausdorffDistanceLoss, HausdorffERLoss
 from .catalogue import LossEntry, catalogue
-from .compound import ComboLoss, CompoundLoss, DiceHausdorffLoss, DiceTopKLoss, ExponentialLogarithmicLoss, JointLoss
-from .counts import Counts
+from .compound import (
+    ComboLoss,
+    CompoundLoss,
+    DiceCrossEntropyLoss,
+    DiceHausdorffLoss,
+    DiceTopKLoss,
+    ExponentialLogarithmicLoss,
+    JointLoss,
+)
 from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from .region import (
     AsymmetricSimilarityLoss,
+    Counts,
     FocalTverskyLoss,
     LogCoshDiceLoss,
     MatthewsCorrelationLoss,
+    OverlapLoss,
     PenaltyGeneralizedDiceLoss,
+    RegionLoss,
     ScaledGeneralizedDiceLoss,
     SensitivitySpecificityLoss,
     SoftDiceLoss,
@@ -27,6 +37,7 @@ from .voxel import (
     ShapeAwareLoss,
     StructuralSimilarityCrossEntropyLoss,
     TopKCrossEntropyLoss,
+    VoxelLoss,
     WeightedCrossEntropyLoss,
 )
 
@@ -42,6 +53,7 @@ __all__ = [
     "CompoundLoss",
     "Counts",
     "DeepSupervisedLoss",
+    "DiceCrossEntropyLoss",
     "DiceHausdorffLoss",
     "DiceTopKLoss",
     "DistanceMapCrossEntropyLoss",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .base import SegmentationLoss, mean, non_negative, one_of, positive
-from .distances import checked_spacing, class_masks, one_hot, signed_distance, visible
-from .map_sums import MapSum, above, shifted, widened
-from .precision import Activation, accumulator_dtype, probabilities
-from .reading import Reading
+from .engine import plain
+from .engine.checks import checked
+from .engine.distances import above, checked_spacing, class_masks, signed_distance, visible
+from .engine.operators import voxel_sums
+from .engine.plain import FIRST, FP, SECOND, TP, Wanted
+from .engine.precision import Activation, accumulator_dtype, probabilities
+from .engine.reading import Reading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,21 +53,22 @@ class BoundaryLossBase(SegmentationLoss):
             ValueError: when the number of dimensions, a label, a target's value, a voxel weight, the number of class
                 weights or of spacings is wrong.
         """
-        reading = self.read(input, target, mask).checked()
+        reading, bad = checked(self.read(input, target, mask).activated())
         first = 1 if not self.include_background and reading.input.shape[1] > 1 else 0
         weight = voxel_weights(reading, first)
         total = self.total(reading, first, weight)
         if weight is None:
-            n = torch.full_like(total, float(reading.input[0, 0].numel()))
+            n = torch.full_like(total, float(math.prod(reading.input.shape[2:])))
         else:
             n = weight.flatten(2).sum(-1, dtype=total.dtype)
         value = self.reduced(self.weighted(mean(total, n)), n > 0)
+        value = value if bad is None else torch.where(bad, torch.nan, value)
         return value.to(torch.promote_types(reading.input.dtype, torch.float32))
 
     def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
         """Return the weighted sum over the voxels of each class from the first on, (B, C), in float64."""
-        p = probabilities(reading.input, self.activation(reading.input.shape[1]))[:, first:]
-        g = (one_hot(reading) if reading.labels else reading.target)[:, first:].to(p.dtype)
+        p = probabilities(reading.input, reading.rules.activation)
+        p, g = p[:, first:], plain.shares(reading.rules, reading.target, p)[:, first:].to(p.dtype)
         if weight is None:
             return self.per_voxel(p, g).flatten(2).sum(-1, dtype=accumulator_dtype(p))
         value = self.per_voxel(torch.where(weight > 0, p, 0.0), torch.where(weight > 0, g, 0.0))
@@ -72,9 +78,20 @@ class BoundaryLossBase(SegmentationLoss):
         """Return the loss of each voxel, (B, C, *S), from probabilities and target of that shape."""
         raise NotImplementedError
 
-    def sum_of(self, reading: Reading, first: int, shift: float = 0.0) -> MapSum:
-        """Return the sum of a map times probabilities or errors, for this loss's activation."""
-        return MapSum(self.activation(reading.input.shape[1]), first, shift, reading.labels)
+    def weighed_sums(self, reading: Reading, first: int, phi: Tensor, wanted: Wanted) -> Tensor:
+        """Return the sums of a call in which a map weighs each voxel, (KINDS, B, C) of the classes from the first on.
+
+        Args:
+            reading: input and target without weights of their own.
+            first: the class that the map begins with.
+            phi: (B, C - first, *S), any numbers.
+            wanted: which sums.
+        """
+        if first:
+            phi = torch.cat([torch.zeros_like(phi[:, :first]), phi], 1)
+        reading = replace(reading, mask=phi, classes=None, validate="never")
+        found: Tensor = voxel_sums(reading, wanted, signed=True)
+        return found[:, :, first:]
 
 
 class BoundaryDistanceLoss(BoundaryLossBase):
@@ -125,14 +142,14 @@ class BoundaryDistanceLoss(BoundaryLossBase):
 
     def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
         """Return the weighted sum of the map times the probabilities; where the map is given, no target is needed."""
-        phi = signed_map(reading, first, self.spacing)
         shift = min(self.spacing or (1.0,)) if self.inside == "shifted" else 0.0
-        if weight is None and not self.normalize:
-            return self.sum_of(reading, first, shift)(reading.input, phi)  # shifts as it goes, which saves a volume
-        phi = shifted(widened(phi), shift)
+        phi = shifted(widened(signed_map(reading, first, self.spacing)), shift)
         phi = phi if weight is None else torch.where(weight > 0, phi, 0.0)
-        total = self.sum_of(reading, first)(reading.input, phi if weight is None else phi * weight)
-        largest = phi.abs().flatten(2).amax(-1) if self.normalize else torch.ones_like(total)
+        sums = self.weighed_sums(reading, first, phi if weight is None else phi * weight, Wanted(counts=True))
+        total = sums[TP] + sums[FP]
+        if not self.normalize or not phi.numel():
+            return total
+        largest = phi.abs().flatten(2).amax(-1)
         return total / torch.where(largest > 0, largest, 1.0)
 
 
@@ -183,11 +200,12 @@ class HausdorffDistanceLoss(BoundaryLossBase):
         """Return the weighted sum of the squared errors times the distances."""
         distances = widened(signed_map(reading, first, self.spacing)).abs() ** self.alpha
         if not self.one_sided:
-            predicted = predicted_masks(reading, first, self.activation(reading.input.shape[1]))
+            predicted = predicted_masks(reading, first, reading.rules.activation)
             distances += signed_distance(predicted, self.spacing, distances.dtype).abs() ** self.alpha
         if weight is not None:
             distances = torch.where(weight > 0, distances, 0.0) * weight
-        return self.sum_of(reading, first)(reading.input, distances, reading.target)
+        sums = self.weighed_sums(reading, first, distances, Wanted(further="errors"))
+        return sums[FIRST] + sums[SECOND]
 
 
 class HausdorffERLoss(BoundaryLossBase):
@@ -379,3 +397,13 @@ def _stretched(x: Tensor) -> Tensor:
     axes = tuple(range(2, x.ndim))
     low, high = x.detach().amin(axes, keepdim=True), x.detach().amax(axes, keepdim=True)
     return torch.where(high > low, (x - low) / torch.where(high > low, high - low, 1.0), x)
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return ``x`` in at least float32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def shifted(distances: Tensor, shift: float) -> Tensor:
+    """Return signed distances with those inside, which are negative, nearer to 0 by ``shift``."""
+    return torch.sub(distances, distances.sign().clamp_(max=0), alpha=shift) if shift else distances  # where is slow

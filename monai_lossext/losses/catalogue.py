@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from .base import SegmentationLoss
 from .boundary import BoundaryDistanceLoss, HausdorffCVLoss, HausdorffDistanceLoss, HausdorffERLoss
-from .compound import ComboLoss, DiceHausdorffLoss, DiceTopKLoss, ExponentialLogarithmicLoss, JointLoss
+from .compound import (
+    ComboLoss,
+    DiceCrossEntropyLoss,
+    DiceHausdorffLoss,
+    DiceTopKLoss,
+    ExponentialLogarithmicLoss,
+    JointLoss,
+)
 from .lovasz import LovaszHingeLoss, LovaszSoftmaxLoss
 from .region import (
     AsymmetricSimilarityLoss,
@@ -375,6 +382,16 @@ _CATALOGUE = (
         partner="SoftDiceLoss",
         without_gradient="errors nearer to a border than about the smallest radius: no ball fits in",
         spatial=True,
+    ),
+    LossEntry(
+        cls=DiceCrossEntropyLoss,
+        family="compound",
+        formula="lambda_dice SoftDiceLoss + lambda_ce mean(-g log p - (1 - g) log(1 - p)), with exclusive classes -log p_l",
+        paper="Isensee et al. 2021, doi:10.1038/s41592-020-01008-z",
+        range="[0, inf): perfect 0",
+        good_for="most tasks: the score of Dice and a gradient in every voxel from the start",
+        monai="DiceCELoss",
+        difference=f"equal for one sample with include_background=True; {_MASKS}",
     ),
     LossEntry(
         cls=ComboLoss,

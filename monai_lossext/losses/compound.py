@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
-from .base import OverlapLoss, VoxelLoss, fraction, non_negative, one_of, positive, safe_pow, safe_ratio
+from .base import SumsLoss, fraction, non_negative, one_of, positive, safe_ratio, sums_for
 from .boundary import HausdorffDistanceLoss
-from .counts import Counts
-from .likelihoods import SMALLEST_PROBABILITY, Voxels
-from .precision import held, promoted
-from .region import SoftDiceLoss
-from .voxel import BalancedCrossEntropyLoss, TopKCrossEntropyLoss, class_shares
+from .engine.plain import Wanted, safe_pow
+from .engine.precision import SMALLEST_PROBABILITY, held, promoted
+from .region import Counts, OverlapLoss, SoftDiceLoss
+from .voxel import BalancedCrossEntropyLoss, Sizes, TopKCrossEntropyLoss, VoxelLoss, WeightedCrossEntropyLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .base import LossOptions, OverlapOptions, RegionOptions
+    from .base import LossOptions
+    from .region import OverlapOptions, RegionOptions
 
 ACTIVATIONS = ("sigmoid", "softmax", "other_act")
+READING = (*ACTIVATIONS, "to_onehot_y", "ignore_index", "validate")  # options that say how to read input and target
 
 
 class CompoundLoss(_Loss):
@@ -91,8 +92,31 @@ class CompoundLoss(_Loss):
     def parts(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> dict[str, Tensor]:
         """Return the value of each term by name, before its weight; arguments as for :meth:`forward`."""
         rest = () if mask is None else (mask,)  # losses of other packages take two arguments
-        input = promoted(input)  # so that the gradients of the terms add up before they are rounded
-        return {name: term(input, target, *rest) for name, term in self.terms.items()}
+        groups = self.walks()
+        if len(groups) > 1:
+            input = promoted(input)  # so that the gradients of the terms add up before they are rounded
+        found: dict[str, Tensor] = {}
+        for names in groups:
+            terms = [self.terms[name] for name in names]
+            if len(terms) > 1:
+                reading = terms[0].read(input, target, mask)
+                sums = sums_for(terms, reading)
+                found |= {name: term.of_sums(sums, reading) for name, term in zip(names, terms, strict=True)}
+            else:
+                found[names[0]] = terms[0](input, target, *rest)
+        return {name: found[name] for name in self.terms}
+
+    def walks(self) -> list[list[str]]:
+        """Return the names of the terms, those together whose sums one walk through the volume can find."""
+        groups: list[list[str]] = []
+        for name, term in self.terms.items():
+            for group in groups:
+                if fit_together(self.terms[other] for other in [*group, name]):
+                    group.append(name)
+                    break
+            else:
+                groups.append([name])
+        return groups
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Compute the loss.
@@ -119,6 +143,20 @@ class CompoundLoss(_Loss):
         return torch.where(first == 0, torch.ones_like(first), safe_ratio(first, other, otherwise=1.0))
 
 
+def fit_together(terms: Iterable[nn.Module]) -> bool:
+    """Return whether losses read their input alike, and one walk can find the sums of all."""
+    wanted, readings = Wanted(), set()
+    for term in terms:
+        if not isinstance(term, SumsLoss) or not term.shares_walk():
+            return False
+        together = wanted | term.wanted()
+        if together is None:
+            return False
+        wanted = together
+        readings.add(tuple(getattr(term, name) for name in READING))
+    return len(readings) == 1
+
+
 class JointLoss(CompoundLoss):
     """Base of compound losses whose terms are fixed and share their activation and options.
 
@@ -126,8 +164,8 @@ class JointLoss(CompoundLoss):
         include_background, to_onehot_y, sigmoid, softmax, other_act: as for :class:`.SegmentationLoss`. The background
             is left out of Dice and Hausdorff terms only: without it a cross-entropy could not see false alarms.
         reduction: of each term, ``"mean"`` or ``"sum"``.
-        weight, ignore_index, batch, empty, distributed, smooth_nr, smooth_dr: as for :class:`.OverlapLoss`. In a
-            cross-entropy a background that is left out elsewhere has weight 1.
+        weight, ignore_index, validate, batch, empty, distributed, group, soft_label, smooth_nr, smooth_dr: as for
+            :class:`.OverlapLoss`. In a cross-entropy a background that is left out elsewhere has weight 1.
     """
 
     __signature__: inspect.Signature
@@ -155,6 +193,44 @@ def cross_entropy_options(args: Sequence[Any], options: Mapping[str, Any]) -> di
     if not given.pop("include_background", True) and weight is not None and torch.as_tensor(weight).ndim == 1:
         given["weight"] = torch.nn.functional.pad(torch.as_tensor(weight), (1, 0), value=1)
     return given
+
+
+class DiceCrossEntropyLoss(JointLoss):
+    r"""Soft Dice loss plus cross-entropy, what most people train with.
+
+    .. math:: L = \lambda_D \left( 1 - \frac{2\,TP + s}{2\,TP + FP + FN + s} \right)
+              + \lambda_C \operatorname{mean}_i -\left( g_i \log p_i + (1 - g_i) \log (1 - p_i) \right)
+
+    and with exclusive classes :math:`-\log p_{i,l(i)}` for the cross-entropy. Dice for the score, the cross-entropy for a
+    gradient in every voxel from the start. Both are found in one walk through the volume.
+
+    Args:
+        lambda_dice: weight of the Dice term, at least 0.
+        lambda_ce: weight of the cross-entropy, at least 0.
+
+    Takes also the arguments of :class:`.JointLoss`. Terms: ``"dice"``, ``"cross_entropy"``.
+
+    Range: [0, inf); perfect 0; absent class: the mean predicted probability and the cross-entropy, weighed.
+
+    Source: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, whose Dice term is a score with a minus: the same
+    gradient, the value is lambda_dice less; MONAI's ``DiceCELoss``.
+
+    Example:
+        >>> import torch
+        >>> from monai_lossext.losses import DiceCrossEntropyLoss
+        >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+        >>> round(DiceCrossEntropyLoss()(p, g).item(), 4)
+        0.6154
+    """
+
+    def __init__(
+        self, *args: Any, lambda_dice: float = 1.0, lambda_ce: float = 1.0, **options: Unpack[OverlapOptions]
+    ) -> None:
+        terms = {
+            "dice": SoftDiceLoss(*args, **options),
+            "cross_entropy": WeightedCrossEntropyLoss(**cross_entropy_options(args, options)),
+        }
+        super().__init__(terms, weights={"dice": lambda_dice, "cross_entropy": lambda_ce})
 
 
 class ComboLoss(JointLoss):
@@ -278,22 +354,20 @@ class PowerOfLogLikelihood(VoxelLoss):
         self.gamma = gamma
         self.label_weight = None if label_weight is None else tuple(non_negative(label_weight=w) for w in label_weight)
 
-    def likelihood(self, nll: Tensor) -> Tensor:
-        """Return (-log p)^gamma."""
-        return safe_pow(nll, self.gamma)
+    likelihood = "power"
 
-    def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Return the weights of the labels, (1, C)."""
         if self.label_weight is None:
-            share = class_shares(voxels, batch=True)
+            share = safe_ratio(sizes.size.sum(0, keepdim=True), sizes.number.sum(0, keepdim=True), otherwise=0.0)
             return _root_of_inverse(share), _root_of_inverse(1 - share)
-        expected = voxels.classes if voxels.exclusive else 2
+        expected = sizes.channels if sizes.exclusive else 2
         if len(self.label_weight) != expected:
             raise ValueError(f"label_weight has {len(self.label_weight)} values, expected {expected}.")
-        if voxels.exclusive:
-            factors = torch.tensor([self.label_weight], dtype=voxels.dtype, device=voxels.input.device)
+        if sizes.exclusive:
+            factors = torch.tensor([self.label_weight], dtype=sizes.size.dtype).to(sizes.size.device)
             return factors, factors
-        return voxels.per_class(self.label_weight[1], self.label_weight[0])
+        return sizes.per_class(self.label_weight[1], self.label_weight[0])
 
 
 def _root_of_inverse(share: Tensor) -> Tensor:

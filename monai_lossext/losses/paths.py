@@ -1,49 +1,58 @@
-"""Which way a loss is computed: plain, in torch's operations, or fused, part by part, if possible in compiled loops."""
+"""Which way a loss is computed: by compiled loops where there are such for the device, or in torch's operations."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+NUMBA_IS_INSTALLED = find_spec("numba") is not None
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
-_uncompiled: ContextVar[bool] = ContextVar("uncompiled", default=False)
+_accelerator: ContextVar[bool] = ContextVar("accelerator", default=False)
+_broken: list[str] = []  # why loops cannot be compiled, once that was tried
 
 
-def fused() -> bool:
-    """Return whether to compute in parts: always, but in a graph, under ``torch.func`` and in :func:`plain_path`."""
+def kernels_available() -> bool:
+    """Return whether there are compiled loops for CPUs: Numba is installed and works, outside of :func:`plain_path`."""
     if torch.compiler.is_compiling():
-        return False
-    return not _plain.get() and not torch._C._are_functorch_transforms_active()
+        return NUMBA_IS_INSTALLED
+    return NUMBA_IS_INSTALLED and not _broken and not _plain.get() and not _accelerator.get()
 
 
-@lru_cache(maxsize=1)
-def numba_is_installed() -> bool:
-    """Return whether the loops of :mod:`.kernels` can be compiled."""
-    return find_spec("numba") is not None
+def kernels_are_broken(error: BaseException) -> None:
+    """Remember that loops cannot be compiled here, and say so once."""
+    if not _broken:
+        _broken.append(repr(error))
+        warnings.warn(
+            f"Numba cannot compile here, losses take the slower way in torch's operations: {error!r}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
-def compiled() -> bool:
-    """Return whether a fused loss may use compiled loops: where Numba is installed, but in :func:`uncompiled_path`."""
-    return not _uncompiled.get() and numba_is_installed()
+def transformed() -> bool:
+    """Return whether torch itself looks at each operation: under ``torch.func`` and while it traces."""
+    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
+
+
+def waits(x: Tensor) -> bool:
+    """Return whether to look at a value of a tensor makes the processor wait for a device, and is to be avoided."""
+    return x.device.type != "cpu" or _accelerator.get() or torch.compiler.is_compiling() or transformed()
 
 
 def known(condition: Tensor) -> bool:
-    """Return whether a condition is known to hold everywhere, which spares the arithmetic for where it does not.
-
-    It is only looked at where that is cheap: on a CPU, and where :func:`fused` allows to branch on values.
-    """
-    return condition.device.type == "cpu" and fused() and bool(condition.all())
+    """Return whether a condition is known to hold everywhere, which spares the arithmetic for where it does not."""
+    return not waits(condition) and bool(condition.all())
 
 
 @contextmanager
 def plain_path() -> Iterator[None]:
-    """Compute all losses in this block in torch's own operations, which is the oracle of the fused computation.
+    """Compute all losses in this block in torch's own operations, as without Numba.
 
     Example:
         >>> import torch
@@ -62,19 +71,22 @@ def plain_path() -> Iterator[None]:
 
 
 @contextmanager
-def uncompiled_path() -> Iterator[None]:
-    """Compute fused losses in this block as without Numba, by torch's operations on one part after the other.
+def as_on_accelerator() -> Iterator[None]:
+    """Compute all losses in this block as on a device without compiled loops, where nothing may wait for a value.
+
+    For tests on machines without such a device.
 
     Example:
+        >>> import torch
         >>> from monai_lossext.losses import SoftDiceLoss
-        >>> from monai_lossext.losses.paths import uncompiled_path
+        >>> from monai_lossext.losses.paths import as_on_accelerator
         >>> p, g = torch.tensor([[[0.9, 0.4, 0.2, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
-        >>> with uncompiled_path():
+        >>> with as_on_accelerator():
         ...     round(SoftDiceLoss()(p, g).item(), 4)
         0.2778
     """
-    token = _uncompiled.set(True)
+    token = _accelerator.set(True)
     try:
         yield
     finally:
-        _uncompiled.reset(token)
+        _accelerator.reset(token)

@@ -4,21 +4,233 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from .base import OverlapLoss, RegionLoss, Undecided, fraction, mean, non_negative, one_of, positive, safe_pow
-from .counts import Counts
+from .base import (
+    ClasswiseLoss,
+    ClasswiseOptions,
+    SegmentationLoss,
+    Sums,
+    SumsLoss,
+    Undecided,
+    fraction,
+    mean,
+    non_negative,
+    one_of,
+    positive,
+    safe_ratio,
+)
+from .engine import checks
+from .engine.distributed import over_processes, total_over_processes
+from .engine.plain import Wanted, safe_pow
+from .engine.precision import held
+from .engine.reading import Reading
 from .paths import known
-from .precision import held
-from .reading import Reading
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .base import OverlapOptions, RegionOptions
+Extra = Literal["negatives", "squares", "errors"] | None
+
+EXTRA: dict[Extra, tuple[str, ...]] = {
+    None: (),
+    "negatives": ("tn",),
+    "squares": ("pp", "gg"),
+    "errors": ("missed", "added"),
+}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Soft confusion counts, each of shape (B, C) in float64; voxel weights (masks) are already in them.
+
+    ``n`` is the (weighted) number of voxels, ``g`` the size of the reference; ``tp``, ``fp`` and ``fn`` are the sums of
+    min(p, g), max(p - g, 0) and max(g - p, 0) for the predicted probabilities p, of p g, p (1 - g) and (1 - p) g with
+    ``soft_label=False``, which is the same for labels. When asked for, there are ``tn``, the sum of min(1 - p, 1 - g),
+    or ``pp`` and ``gg``, the sums of squares, or ``missed`` and ``added``, the sums of the squared errors (p - g)^2 on
+    g and on 1 - g.
+    """
+
+    n: Tensor
+    g: Tensor
+    tp: Tensor
+    fp: Tensor
+    fn: Tensor
+    tn: Tensor | None = None
+    pp: Tensor | None = None
+    gg: Tensor | None = None
+    missed: Tensor | None = None
+    added: Tensor | None = None
+
+    @classmethod
+    def of(cls, sums: Tensor, extra: Extra = None) -> Counts:
+        """Return the counts of the sums of :mod:`.engine.plain`, (KINDS, B, C).
+
+        The number of voxels and the size of the reference have no gradient.
+        """
+        n, g, *rest = sums.unbind()
+        return cls(n.detach(), g.detach(), *rest[:3], **dict(zip(EXTRA[extra], rest[3:], strict=False)))
+
+    @property
+    def p(self) -> Tensor:
+        """Size of the prediction, sum of p."""
+        return self.tp + self.fp
+
+    def size(self, squared: bool) -> Tensor:
+        """Return the size of prediction and reference together: sum p + sum g, or sum p^2 + sum g^2."""
+        if not squared:
+            return self.p + self.g
+        assert self.pp is not None
+        assert self.gg is not None
+        return self.pp + self.gg
+
+
+class RegionOptions(ClasswiseOptions, total=False):
+    """Keyword options of every loss made of soft counts."""
+
+    batch: bool
+    distributed: bool
+    group: Any
+    soft_label: bool
+
+
+class OverlapOptions(RegionOptions, total=False):
+    """Keyword options of every loss that is a smoothed ratio of soft counts."""
+
+    smooth_nr: float
+    smooth_dr: float
+
+
+class RegionLoss(ClasswiseLoss, SumsLoss):
+    """Base of all losses that are functions of soft counts. A new one defines :meth:`per_class`.
+
+    Args:
+        batch: sum the counts over the batch before any ratio, as if it were one large image.
+        distributed: with ``batch=True``, sum the counts over all processes, so that N processes train like one.
+        group: the process group to sum over, of torch.distributed; default: all processes.
+        soft_label: what shares of a class count, such as smoothed labels: ``True``, TP and TN the smaller ones of p and g
+            and of 1 - p and 1 - g, so that every loss is least at p = g (Wang et al. 2023, arXiv:2302.05666 and
+            arXiv:2303.16296); ``False``, the products, as in MONAI, which are least at p = 1 where g is above some
+            bound. Equal for labels; forms with squares have the product and are right with it.
+
+    Takes also the arguments of :class:`ClasswiseLoss`.
+    """
+
+    extra: Extra = None  # further sums that per_class needs
+
+    def __init__(
+        self,
+        *args: Any,
+        batch: bool = False,
+        distributed: bool = False,
+        group: Any = None,
+        soft_label: bool = True,
+        **options: Unpack[ClasswiseOptions],
+    ) -> None:
+        super().__init__(*args, **options)
+        if distributed and not batch:
+            raise ValueError("distributed=True sums the counts of all processes and needs batch=True, got batch=False.")
+        if group is not None and not distributed:
+            raise ValueError("group names the processes to sum over and needs distributed=True.")
+        self.batch = batch
+        self.distributed = distributed
+        self.group = group
+        self.soft_label = soft_label
+
+    def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
+            target: (B, C, *S) in [0, 1], or with ``to_onehot_y=True`` class indices (B, 1, *S) or (B, *S); any dtype.
+                Or a mapping with ``"label"`` and optionally ``"mask"``, ``"classes"`` ((B, C) bool: which classes
+                were annotated in each scan; the others contribute nothing), ``"distance_map"`` and ``"penalty_map"``
+                (not used here). Under a softmax the probability of a class that was not annotated belongs to the
+                background's, and what is labelled as that class to the background (marginal loss: Shi et al. 2021,
+                doi:10.1016/j.media.2021.101979; Fidon et al. 2021, arXiv:2107.03846).
+            mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
+
+        Returns:
+            A scalar, or for ``reduction="none"`` (B, C), with ``batch=True`` (1, C), without the background where that
+            is excluded; losses that join the classes return (B, 1). In the input's dtype, at least float32.
+
+        Raises:
+            AssertionError: when the shape of target or mask does not fit the input's.
+            ValueError: when the number of dimensions, a label, a target's value, a voxel weight or the number of
+                class weights is wrong.
+        """
+        return super().forward(input, target, mask)
+
+    def wanted(self) -> Wanted:
+        """Return the counts."""
+        return Wanted(True, not self.soft_label or self.extra in ("squares", "errors"), self.extra)
+
+    def shares_walk(self) -> bool:
+        """Return whether the loss reads its input as all do."""
+        return type(self).read is SegmentationLoss.read
+
+    def waits_for_others(self) -> bool:
+        """Return whether counts are summed over processes."""
+        return self.distributed and over_processes()
+
+    def of_sums(self, sums: Sums, reading: Reading) -> Tensor:
+        """Return the loss, given the sums of a call."""
+        counts = self.counts(sums, reading)
+        value = self.settled(self.per_class(counts), counts.n, self.undecided(counts))
+        return value.to(torch.promote_types(reading.input.dtype, torch.float32))
+
+    def counts(self, sums: Sums, reading: Reading) -> Counts:
+        """Return the soft counts, (B, C) or with ``batch=True`` (1, C), without the background if it is excluded.
+
+        Raises:
+            ValueError: when a value was out of range in another process.
+        """
+        values = sums.values
+        if reading.classes is not None:
+            values = values * reading.classes
+        if self.batch:
+            values = values.sum(1, keepdim=True)
+        if sums.bad is not None:
+            values, bad = total_over_processes(values, sums.bad, self.group)
+            values = checks.settle(reading, bad, values)
+        if not self.include_background and reading.channels > 1:
+            values = values[:, :, 1:]
+        return Counts.of(values, self.extra)
+
+    def per_class(self, counts: Counts) -> Tensor:
+        """Return the loss of each sample and class, (B, C), or (B, 1) if the loss joins the classes."""
+        raise NotImplementedError
+
+    def undecided(self, counts: Counts) -> Undecided:
+        """Return where the formula cannot judge a prediction, and the mean wrong probability to use there."""
+        return [(counts.g <= 0, lambda: mean(counts.p, counts.n))]
+
+
+class OverlapLoss(RegionLoss):
+    """Base of all losses that are one minus a smoothed ratio of soft counts.
+
+    Args:
+        smooth_nr: added to the numerator; keep it equal to ``smooth_dr``.
+        smooth_dr: added to the denominator.
+
+    Takes also the arguments of :class:`RegionLoss`.
+    """
+
+    def __init__(
+        self, *args: Any, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5, **options: Unpack[RegionOptions]
+    ) -> None:
+        super().__init__(*args, **options)
+        self.smooth_nr = non_negative(smooth_nr=smooth_nr)
+        self.smooth_dr = non_negative(smooth_dr=smooth_dr)
+
+    def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
+        """Return the smoothed ratio; 0 / 0, which needs no smoothing and nothing to find, counts as perfect."""
+        return safe_ratio(numerator + self.smooth_nr, denominator + self.smooth_dr, otherwise=1.0)
+
 
 POWERS = {"square": 2, "simple": 1, "uniform": 0}
 

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .base import VoxelLoss, fraction, mean, non_negative, one_of, safe_pow, safe_ratio
-from .distances import border_penalty, checked_spacing, class_masks, mean_distance, penalty_regions, visible
-from .likelihoods import Nearby, Part, Voxels
-from .map_sums import above
-from .parts import spread
-from .paths import fused, known
-from .precision import accumulator_dtype
-from .reading import Reading
-from .sorting import descending, largest
+from .base import (
+    Sums,
+    SumsLoss,
+    fraction,
+    mean,
+    non_negative,
+    one_of,
+    safe_ratio,
+    sums_for,
+)
+from .engine import plain
+from .engine.checks import check, checked
+from .engine.distances import (
+    above,
+    border_penalty,
+    checked_spacing,
+    class_masks,
+    mean_distance,
+    penalty_regions,
+    visible,
+)
+from .engine.neighbourhoods import each_voxel, sum_of_voxels
+from .engine.operators import voxel_sums, voxel_values, voxel_weights
+from .engine.plain import INSIDE, OUTSIDE, G, N, Wanted
+from .engine.precision import accumulator_dtype, both_probabilities, promoted
+from .engine.reading import Reading, Rules, spread
+from .engine.sorting import descending, largest
+from .paths import known, waits
 
 SMALLEST_DIFFERENCE = 1e-9  # of structures; what is smaller may be rounding
 
@@ -26,6 +46,182 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .base import LossOptions
+
+
+class VoxelLoss(SumsLoss):
+    r"""Base of all losses that are a mean over voxels.
+
+    A new one defines :attr:`likelihood`, :meth:`balance` or :meth:`emphasis`.
+
+    With ``softmax``, and for other predictions in several channels except with ``sigmoid``, a voxel has one class and
+    its value is the sum over the classes of :math:`-g_c \log p_c`. Otherwise every channel is a problem of its own,
+    with :math:`-g \log p - (1 - g) \log (1 - p)`. Given probabilities are clamped to [1e-7, 1 - 1e-7].
+
+    What is left out where a class does not count (the background with ``include_background=False``, a class that was
+    not annotated in the scan) is its channel, and with exclusive classes the voxels that belong to it; under a softmax
+    a class that was not annotated is part of the background, as :meth:`.RegionLoss.forward` tells.
+
+    Takes the arguments of :class:`SegmentationLoss`.
+    """
+
+    likelihood = "cross_entropy"  # one of those of :mod:`.engine.plain`
+    exclusive_classes = True  # whether several channels without sigmoid are classes that exclude each other
+
+    def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
+            target: as for :meth:`RegionLoss.forward`.
+            mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
+
+        Returns:
+            A scalar, the mean over all voxels of the batch that count (the weighted mean with a mask), or for
+            ``reduction="none"`` one value a voxel times its weight: (B, 1, *S) for exclusive classes, else (B, C, *S),
+            without the background where that is excluded. In the input's dtype, at least float32.
+
+        Raises:
+            AssertionError: when the shape of target or mask does not fit the input's.
+            ValueError: when the number of dimensions, a label, a target's value, a voxel weight or the number of
+                class weights is wrong.
+        """
+        reading = self.read(input, target, mask).activated()
+        emphasis, counts = self.emphasis(reading)
+        if self.reduction == "none":
+            return self.each(reading, emphasis)
+        if emphasis is None:
+            return self.of_sums(sums_for([self], reading), reading)
+        weight = emphasis if reading.mask is None else reading.mask * emphasis
+        values = voxel_sums(replace(reading, mask=weight), self.wanted())
+        if not counts:
+            values = torch.cat([sizes_of(reading), values[2:]])
+        return self.of_sums(Sums(values), reading)
+
+    def shares_walk(self) -> bool:
+        """Return whether there is no factor of each voxel by itself."""
+        return type(self).emphasis is VoxelLoss.emphasis and type(self).forward is VoxelLoss.forward
+
+    def wanted(self) -> Wanted:
+        """Return the likelihoods."""
+        return Wanted(likelihood=self.likelihood, gamma=getattr(self, "gamma", 0.0))
+
+    def of_sums(self, sums: Sums, reading: Reading) -> Tensor:
+        """Return the mean, or the sum, of the likelihoods times their factors."""
+        sizes = self.sizes(sums.values, reading)
+        inside, outside = (sizes.counted(x) for x in self.factors(sizes))
+        total = (inside * sums.values[INSIDE]).sum()
+        if not sizes.exclusive:
+            total = total + (outside * sums.values[OUTSIDE]).sum()
+        if self.reduction == "mean":
+            total = safe_ratio(total, self.divisor(sizes, inside, outside), otherwise=0.0)
+        return total.to(torch.promote_types(reading.input.dtype, torch.float32))
+
+    def each(self, reading: Reading, emphasis: Tensor | None) -> Tensor:
+        """Return each voxel's loss times its weight."""
+        sizes = self.sizes(sizes_of(reading), reading)
+        inside, outside = (sizes.counted(x).expand(reading.input.shape[:2]) for x in self.factors(sizes))
+        each = voxel_values(reading, self.wanted(), sizes.exclusive, inside, outside)
+        each = each if sizes.exclusive else each[:, self.first(reading.channels) :]
+        return each if emphasis is None else each * self.narrowed(emphasis, sizes)
+
+    def narrowed(self, x: Tensor, sizes: Sizes) -> Tensor:
+        """Return of (B, 1 or C, *S) the channels that have values."""
+        return x if sizes.exclusive or x.shape[1] == 1 else x[:, self.first(x.shape[1]) :]
+
+    def sizes(self, sums: Tensor, reading: Reading) -> Sizes:
+        """Return which classes count, and the sizes of classes and samples."""
+        exclusive = self.exclusive(reading)
+        kept = self.kept(reading)
+        number, size = sums[N].detach(), sums[G].detach()
+        if kept is not None:
+            size = torch.where(kept, size, 0.0)
+        if not exclusive:
+            number = number if kept is None else torch.where(kept, number, 0.0)
+        elif reading.labels or reading.rules.weighs_channels(reading.mask):
+            number = size.sum(1, keepdim=True)
+        else:  # shares need not add up to 1
+            number = number[:, :1]
+            if kept is not None:
+                left_out = ~kept
+                if reading.merges:  # into the background, which keeps them
+                    left_out = torch.cat([left_out[:, :1], torch.zeros_like(left_out[:, 1:])], 1)
+                number = number - torch.where(left_out, sums[G].detach(), 0.0).sum(1, keepdim=True)
+        return Sizes(number, size, kept, exclusive)
+
+    def exclusive(self, reading: Reading) -> bool:
+        """Return whether the classes of a voxel exclude each other."""
+        return self.exclusive_classes and reading.channels > 1 and not self.sigmoid
+
+    def kept(self, reading: Reading) -> Tensor | None:
+        """Return which classes of a sample count, (B, C) bool, or None if all do."""
+        first, classes = self.first(reading.channels), reading.classes
+        if first == 0:
+            return classes
+        shape, device = reading.input.shape[:2], reading.input.device
+        kept = torch.ones(shape, dtype=torch.bool, device=device) if classes is None else classes
+        return torch.cat([torch.zeros_like(kept[:, :1]), kept[:, 1:]], 1)
+
+    def first(self, channels: int) -> int:
+        """Return the first channel that counts."""
+        return 0 if self.include_background or channels == 1 else 1
+
+    def emphasis(self, reading: Reading) -> tuple[Tensor | None, bool]:
+        """Return a further factor of each voxel's loss, a constant (B, 1 or C, *S), and whether it counts in the mean."""
+        return None, False
+
+    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        """Return factors of what is inside and outside of each class, (B or 1, C); exclusive classes: inside only."""
+        return sizes.per_class(1.0, 1.0)
+
+    def factors(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        """Return :meth:`balance` times the class weights."""
+        inside, outside = self.balance(sizes)
+        if self.weight is None:
+            return inside, outside
+        first = self.first(inside.shape[1])
+        weight = self.weighted(torch.ones_like(inside[:1, first:]))
+        weight = torch.nn.functional.pad(weight, (first, 0), value=1.0)  # the background's voxels do not count anyway
+        return inside * weight, outside * weight
+
+    def divisor(self, sizes: Sizes, inside: Tensor, outside: Tensor) -> Tensor:
+        """Return what the mean divides by."""
+        return sizes.number.sum()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many voxels count, and how many each class has."""
+
+    number: Tensor  # (B, 1) for exclusive classes, else (B, C)
+    size: Tensor  # (B, C)
+    kept: Tensor | None  # (B, C), which classes count
+    exclusive: bool
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.size.shape[1]
+
+    def per_class(self, foreground: float, background: float) -> tuple[Tensor, Tensor]:
+        """Return factors of what is inside and outside of each class, (1, C); exclusive class 0 is the background."""
+        outside = (
+            torch.full_like(self.size[:1], background)
+            if len(self.size)
+            else self.size.new_full((1, self.channels), background)
+        )
+        inside = torch.full_like(outside, foreground)
+        if self.exclusive:
+            inside[:, 0] = background
+        return inside, outside
+
+    def counted(self, x: Tensor) -> Tensor:
+        """Return (B or 1, C), 0 for classes that do not count."""
+        return x if self.kept is None else torch.where(self.kept, x, 0.0)
+
+
+def sizes_of(reading: Reading) -> Tensor:
+    """Return the first two sums of :mod:`.engine.plain`, (2, B, C): weighted numbers of voxels, and of each class."""
+    return plain.sizes(reading.rules, reading.input, reading.target, reading.mask, reading.classes)
 
 
 class WeightedCrossEntropyLoss(VoxelLoss):
@@ -72,15 +268,18 @@ class WeightedCrossEntropyLoss(VoxelLoss):
         self.prior = checked_prior(prior, pos_weight)
         self.normalize = one_of(("voxels", "weights"), normalize=normalize)
 
-    def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Return the factors of foreground and background, (1, C)."""
         if self.prior is None:
-            return voxels.per_class(1.0 if self.pos_weight is None else self.pos_weight, 1.0)
-        return factors_of_prior(self.prior, voxels)
+            return sizes.per_class(1.0 if self.pos_weight is None else self.pos_weight, 1.0)
+        return factors_of_prior(self.prior, sizes, self.first(sizes.channels))
 
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
-        """Return with ``normalize="weights"`` the factors as what multiplies the weights in the mean."""
-        return None, None if self.normalize == "voxels" else voxels.factor(*self.factors(voxels))
+    def divisor(self, sizes: Sizes, inside: Tensor, outside: Tensor) -> Tensor:
+        """Return what the mean divides by, with ``normalize="weights"`` the sum of the factors of all voxels."""
+        if self.normalize == "voxels":
+            return super().divisor(sizes, inside, outside)
+        total = (inside * sizes.size).sum()
+        return total if sizes.exclusive else total + (outside * (sizes.number - sizes.size)).sum()
 
 
 class BalancedCrossEntropyLoss(VoxelLoss):
@@ -116,12 +315,12 @@ class BalancedCrossEntropyLoss(VoxelLoss):
         super().__init__(*args, **options)
         self.beta = None if beta is None else fraction(beta=beta)
 
-    def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Return the fixed weights, (1, C), or those of each sample, (B, C)."""
         if self.beta is not None:
-            return voxels.per_class(self.beta, 1 - self.beta)
-        share = class_shares(voxels)
-        return (1 - share) / max(voxels.classes - 1, 1) if voxels.exclusive else 1 - share, share
+            return sizes.per_class(self.beta, 1 - self.beta)
+        share = mean(sizes.size, sizes.number)
+        return (1 - share) / max(sizes.channels - 1, 1) if sizes.exclusive else 1 - share, share
 
 
 class FocalCrossEntropyLoss(VoxelLoss):
@@ -152,6 +351,8 @@ class FocalCrossEntropyLoss(VoxelLoss):
         0.0852
     """
 
+    likelihood = "focal"
+
     def __init__(
         self, *args: Any, gamma: float = 2.0, alpha: float | None = None, **options: Unpack[LossOptions]
     ) -> None:
@@ -159,17 +360,9 @@ class FocalCrossEntropyLoss(VoxelLoss):
         self.gamma = non_negative(gamma=gamma)
         self.alpha = None if alpha is None else fraction(alpha=alpha)
 
-    def balance(self, voxels: Voxels) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
         """Return alpha and 1 - alpha, (1, C)."""
-        return voxels.per_class(1.0, 1.0) if self.alpha is None else voxels.per_class(self.alpha, 1 - self.alpha)
-
-    def likelihood(self, nll: Tensor) -> Tensor:
-        """Return -(1 - p)^gamma log p."""
-        return nll if self.gamma == 0 else safe_pow(-torch.expm1(-nll), self.gamma) * nll
-
-    def focus(self) -> float | None:
-        """Return gamma."""
-        return self.gamma if type(self).likelihood is FocalCrossEntropyLoss.likelihood else None
+        return sizes.per_class(1.0, 1.0) if self.alpha is None else sizes.per_class(self.alpha, 1 - self.alpha)
 
 
 class TopKCrossEntropyLoss(VoxelLoss):
@@ -215,18 +408,24 @@ class TopKCrossEntropyLoss(VoxelLoss):
         self.k, self.threshold, self.min_kept = k, threshold, non_negative(min_kept=min_kept)
 
     @torch.no_grad()
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor | None, Tensor | None]:
-        """Return the kept part of each voxel, 0 to 1, for both."""
-        losses = partial(voxels.losses, self.likelihood)
+    def emphasis(self, reading: Reading) -> tuple[Tensor, bool]:
+        """Return the kept part of each voxel, 0 to 1."""
+        sizes = self.sizes(sizes_of(reading), reading)
+        mask = None if reading.mask is None else (reading.mask > 0).to(torch.uint8)
+        alike = replace(reading, mask=mask)
+
+        def losses(inside: Tensor, outside: Tensor) -> Tensor:
+            factors = (sizes.counted(x).expand(reading.input.shape[:2]) for x in (inside, outside))
+            return voxel_values(alike, self.wanted(), sizes.exclusive, *factors)
+
+        weight = voxel_weights(reading, sizes.kept, sizes.exclusive)
         if self.threshold is None:
-            kept = hardest(losses(*self.factors(voxels)), voxels.weight, percentage=self.k)
-        else:
-            nll = losses(*voxels.per_class(1.0, 1.0))
-            kept = nll > -math.log(self.threshold)
-            if self.min_kept:
-                least = hardest(losses(*self.factors(voxels)), voxels.weight, n=self.min_kept)
-                kept = torch.maximum(kept.to(nll.dtype), least.to(nll.dtype))
-        return kept, kept
+            return hardest(losses(*self.factors(sizes)), weight, percentage=self.k), True
+        nll = losses(*sizes.per_class(1.0, 1.0))
+        kept = (nll > -math.log(self.threshold)).to(nll.dtype)
+        if self.min_kept:
+            kept = torch.maximum(kept, hardest(losses(*self.factors(sizes)), weight, n=self.min_kept))
+        return kept, True
 
 
 class DistanceMapCrossEntropyLoss(VoxelLoss):
@@ -263,8 +462,6 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
         0.6224
     """
 
-    base = 1.0
-
     def __init__(
         self,
         *args: Any,
@@ -276,13 +473,15 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
         self.normalize = normalize
         self.spacing = checked_spacing(spacing)
 
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
-        """Return phi, the factor of each voxel's cross-entropy less 1."""
-        phi = given_penalty(reading, voxels)
+    def emphasis(self, reading: Reading) -> tuple[Tensor, bool]:
+        """Return 1 + phi, the factor of each voxel's cross-entropy."""
+        dtype, exclusive = torch.promote_types(reading.input.dtype, torch.float32), self.exclusive(reading)
+        phi = given_penalty(reading, exclusive)
         if phi is None:
-            regions = penalty_regions(reading.checked(), voxels.exclusive, voxels.first)
-            phi = border_penalty(regions, self.spacing, voxels.dtype, self.normalize)
-        return phi.to(voxels.dtype), None
+            check(reading)
+            regions = penalty_regions(reading.neutral(), exclusive)
+            phi = border_penalty(regions, self.spacing, dtype, self.normalize)
+        return phi.to(dtype) + 1, False
 
 
 class ShapeAwareLoss(VoxelLoss):
@@ -327,16 +526,17 @@ class ShapeAwareLoss(VoxelLoss):
         self.threshold = fraction(threshold=threshold)
         self.spacing = checked_spacing(spacing)
 
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Tensor, None]:
+    def emphasis(self, reading: Reading) -> tuple[Tensor, bool]:
         """Return 1 + E m, the factor of each voxel's cross-entropy."""
-        reading = reading.checked()
-        actual = class_masks(reading, voxels.exclusive, voxels.first)
-        predicted = above(reading.input, self.activation(reading.input.shape[1]), self.threshold)[:, voxels.first :]
-        seen = visible(reading, voxels.exclusive, voxels.first)
+        reading, _ = checked(reading)
+        dtype, exclusive = torch.promote_types(reading.input.dtype, torch.float32), self.exclusive(reading)
+        actual = class_masks(reading, exclusive)
+        predicted = above(reading.input, reading.rules.activation, self.threshold)
+        seen = visible(reading, exclusive)
         predicted = predicted if seen is None else predicted & seen
-        error = mean_distance(border(predicted), border(actual), self.spacing, voxels.dtype)
+        error = mean_distance(border(predicted), border(actual), self.spacing, dtype)
         concerned = actual != predicted if self.region == "mismatch" else torch.ones_like(actual)
-        return error_of_voxels(error, concerned, actual if voxels.exclusive else None).add_(1), None
+        return error_of_voxels(error, concerned, actual if exclusive else None).add_(1), False
 
 
 class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
@@ -390,61 +590,63 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         if window < 1 or window % 2 == 0 or sigma == 0 or beta == 1:
             raise ValueError(f"window must be odd, sigma above 0 and beta below 1, got {window}, {sigma} and {beta}.")
 
-    def emphasis(self, reading: Reading, voxels: Voxels) -> tuple[Nearby, None]:
-        """Return how much the structure differs where that is kept, on a scale on which plain voxels have 1."""
-        difference = partial(structural_difference, window=gaussian(self.window, self.sigma), c4=self.c4)
+    def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
+        """Compute the loss, with the arguments and errors of :meth:`.VoxelLoss.forward`."""
+        reading = self.read(input, target, mask).activated()
+        bad = check(reading)
+        sizes, dtype = self.sizes(sizes_of(reading), reading), torch.promote_types(reading.input.dtype, torch.float32)
+        tensors = reading.target, reading.mask, reading.classes, self.kept(reading)
+        window = tuple(gaussian(self.window, self.sigma))
+        difference = partial(structural_difference, reading.rules, window, self.c4)
         halo = self.window // 2
-        with torch.no_grad():
-            least, share = kept_share(voxels.each(Nearby(difference, halo)), voxels.weight, self.beta)
-
-        def kept(part: Part, samples: slice) -> Tensor:
-            e = difference(part, samples)  # once more: to keep its graph would take many volumes
-            return self.lambda_ce + (1 - self.lambda_ce) * share * torch.where(e > least, e, 0.0)
-
-        return Nearby(kept, halo), None
-
-
-def class_shares(voxels: Voxels, batch: bool = False) -> Tensor:
-    """Return which share of the voxels that count each class has: in each sample, (B, C), or in the batch, (1, C)."""
-    sizes = torch.zeros(
-        2, voxels.shape[0], voxels.classes, dtype=accumulator_dtype(voxels.input), device=voxels.input.device
-    )
-    for samples, part in voxels.parts():
-        sizes[:, samples] += torch.stack(part.sizes())
-    if batch:
-        sizes = sizes.sum(1, keepdim=True)
-    return mean(*sizes).to(voxels.dtype)
+        weight = voxel_weights(reading, sizes.kept, False)
+        e = each_voxel(difference, halo, reading.input, *tensors)
+        least, share = kept_share(e, weight, self.beta)
+        del e
+        factors = (sizes.counted(x).expand(reading.input.shape[:2]).to(dtype) for x in self.factors(sizes))
+        value = partial(structural_loss, reading.rules, window, self.c4, self.lambda_ce)
+        if self.reduction == "none":
+            loss = value(reading.input, *tensors, *factors, least, share)[:, self.first(reading.channels) :]
+        else:
+            loss = sum_of_voxels(value, halo, reading.input, *tensors, *factors, least, share)
+            if self.reduction == "mean":
+                loss = safe_ratio(loss, sizes.number.sum(), otherwise=0.0)
+        loss = loss.to(dtype)
+        return loss if bad is None else torch.where(bad, torch.nan, loss)
 
 
-def given_penalty(reading: Reading, voxels: Voxels) -> Tensor | None:
+def given_penalty(reading: Reading, exclusive: bool) -> Tensor | None:
     """Return the penalty of each voxel that the target brought, (B, 1, *S) or (B, C, *S), checked; or None."""
     name = "distance_map" if reading.penalty_map is None else "penalty_map"
     given: Tensor | None = getattr(reading, name)
     if given is None:
         return None
     check_penalty(given, name)
-    if given.shape != reading.input.shape and not voxels.exclusive:
+    if given.shape != reading.input.shape and not exclusive:
         raise AssertionError(
             f"{name} must have the input's shape {tuple(reading.input.shape)} unless classes are exclusive, "
             f"got {tuple(given.shape)}."
         )
-    given = given if given.shape[1] == 1 else given[:, voxels.first :]
-    if given.shape[1] > 1 and voxels.labels:
-        given = given.gather(1, voxels.target.long())
-    elif given.shape[1] > 1 and voxels.exclusive:
-        given = (given * voxels.target).sum(1, keepdim=True)
-    if reading.mask is None and reading.rules.ignore_index is None:
+    rules, target, mask = reading.rules, reading.target, reading.mask
+    if given.shape[1] > 1 and exclusive:
+        own = rules.weigh(target, None)[0]
+        own = rules.merged_target(own, reading.classes) if reading.classes is not None and reading.merges else own
+        if reading.labels:
+            given = given.gather(1, own.long().clamp(0, reading.channels - 1))
+        else:
+            given = (given * own).sum(1, keepdim=True)
+    if mask is None and rules.ignore_index is None:
         return given
-    seen = visible(reading.checked(), voxels.exclusive, voxels.first)
+    seen = visible(reading.weighed(), exclusive)
     return given if seen is None else torch.where(seen, given, 0.0)  # what it holds elsewhere may be NaN
 
 
 def check_penalty(given: Tensor, name: str) -> None:
     """Raise ValueError if a map holds negative values."""
+    if given.numel() == 0 or waits(given):
+        return
     lowest = given.amin()
-    if torch.compiler.is_compiling():  # a graph cannot branch on values, but it can stop
-        torch._assert_async(~(lowest < 0), f"{name} holds a negative penalty")
-    elif lowest < 0:
+    if lowest < 0:
         raise ValueError(
             f"{name} must hold penalties of at least 0, as PenaltyDistanceMap makes them, got {lowest.item()}: "
             "signed distances are for boundary losses."
@@ -473,14 +675,16 @@ def checked_prior(prior: float | Sequence[float] | None, pos_weight: float | Non
     return prior
 
 
-def factors_of_prior(prior: float | Sequence[float], voxels: Voxels) -> tuple[Tensor, Tensor]:
+def factors_of_prior(prior: float | Sequence[float], sizes: Sizes, first: int) -> tuple[Tensor, Tensor]:
     """Return the factors of foreground and background, (1, C), 1 on average over voxels that have these shares."""
     if not isinstance(prior, Sequence):
-        return voxels.per_class(0.5 / prior, 0.5 / (1 - prior))
-    if len(prior) != voxels.classes:
-        raise ValueError(f"prior has {len(prior)} values but {voxels.classes} classes are used.")
-    shares = torch.tensor([prior], dtype=voxels.dtype, device=voxels.input.device)
-    return 1 / (shares * (voxels.classes if voxels.exclusive else 2)), 0.5 / (1 - shares)
+        return sizes.per_class(0.5 / prior, 0.5 / (1 - prior))
+    used = sizes.channels - (0 if sizes.exclusive else first)
+    if len(prior) != used:
+        raise ValueError(f"prior has {len(prior)} values but {used} classes are used.")
+    shares = torch.tensor([[0.5] * (sizes.channels - used) + list(prior)], dtype=sizes.size.dtype)
+    shares = shares.to(sizes.size.device)
+    return 1 / (shares * (used if sizes.exclusive else 2)), 0.5 / (1 - shares)
 
 
 def check_kept(k: float, threshold: float | None, min_kept: float) -> None:
@@ -494,24 +698,26 @@ def check_kept(k: float, threshold: float | None, min_kept: float) -> None:
 
 
 @torch.no_grad()
-def hardest(value: Tensor, weight: Tensor, *, n: float = 0.0, percentage: float | None = None) -> Tensor:
-    """Return 1 (or True) for the n largest values, a part of 1 for the last, else 0; a weight of 2 is 2 voxels.
+def hardest(value: Tensor, weight: Tensor | None, *, n: float = 0.0, percentage: float | None = None) -> Tensor:
+    """Return 1 for the n largest values, a part of 1 for the last, else 0; a weight of 2 is 2 voxels.
 
-    A percentage in the place of n is one of all voxels, and at least one voxel.
+    A percentage in the place of n is one of all voxels, and at least one voxel. ``weight`` broadcasts; None is 1.
     """
-    alike = known(weight == 1)
-    value = value if alike else torch.where(weight > 0, value, -torch.inf)
-    number: Tensor | float = n
+    if weight is None:
+        number = n if percentage is None else max(1, math.floor(value.numel() * percentage / 100))
+        return largest(value, int(number)).to(value.dtype)
+    weight = weight.expand_as(value)
+    value = torch.where(weight > 0, value, -torch.inf)
+    exact = accumulator_dtype(weight)
+    wanted: Tensor | float = n
     if percentage is not None:
-        exact = accumulator_dtype(weight)
-        counted = torch.tensor(weight.numel(), dtype=exact, device=weight.device) if alike else weight.sum(dtype=exact)
-        number = (counted * percentage / 100).floor().clamp(min=1)
-    if alike or (fused() and bool(((weight == 0) | (weight == 1)).all())):
-        return largest(value, int(number))
+        wanted = (weight.sum(dtype=exact) * percentage / 100).floor().clamp(min=1)
+    if known((weight == 0) | (weight == 1)):
+        return largest(value, int(wanted)).to(value.dtype)
     order = descending(value.flatten())
-    sorted_weight = weight.flatten()[order].to(accumulator_dtype(weight))
+    sorted_weight = weight.flatten()[order].to(exact)
     before = sorted_weight.cumsum(0) - sorted_weight
-    kept = (number - before).clamp(min=0).minimum(sorted_weight)
+    kept = (wanted - before).clamp(min=0).minimum(sorted_weight)
     kept = safe_ratio(kept, sorted_weight, otherwise=0.0).to(value.dtype)
     return torch.zeros_like(kept).scatter(0, order, kept).view_as(value)
 
@@ -557,24 +763,68 @@ def standardized(x: Tensor, seen: Tensor | None, window: Sequence[float], c4: fl
     return (x - centre).add_(c4) / (deviation + c4)
 
 
-def structural_difference(part: Part, samples: slice, window: Sequence[float], c4: float) -> Tensor:
+def structural_view(
+    rules: Rules, z: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None, kept: Tensor | None
+) -> tuple[Rules, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return rules, logits, p, 1 - p, shares and weights of some voxels, each channel a problem of its own."""
+    z, target, mask = rules.neutral(z, target, mask, classes)
+    z = promoted(z)
+    if rules.activation == "softmax":
+        z, rules = one_against_the_rest(z), replace(rules, activation="sigmoid")
+    p, q = both_probabilities(z, rules.activation)
+    weight = None if mask is None else mask.to(z.dtype)
+    if kept is not None:
+        of_classes = spread(kept, z.ndim).to(z.dtype)
+        weight = of_classes if weight is None else weight * of_classes
+    return rules, z, p, q, plain.shares(rules, target, p).to(p.dtype), weight
+
+
+def structural_difference(rules: Rules, window: Sequence[float], c4: float, z: Tensor, *tensors: Any) -> Tensor:
     """Return how much the neighbourhood of each voxel differs between prediction and truth, (B, C, *S)."""
-    p, weight = part.log_p().exp(), part.weight()
-    seen = None if weight is None else weight > 0
-    g = part.target.to(p.dtype)
+    _, _, p, _, g, weight = structural_view(rules, z, *tensors)
+    return difference_of(p, g, weight, window, c4)
+
+
+def difference_of(p: Tensor, g: Tensor, weight: Tensor | None, window: Sequence[float], c4: float) -> Tensor:
+    """Return :func:`structural_difference` of probabilities and shares."""
+    seen = None if weight is None else (weight > 0).expand_as(p)
     return (standardized(g, seen, window, c4) - standardized(p, seen, window, c4)).abs().to(p.dtype)
 
 
-def kept_share(e: Tensor, weight: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+def structural_loss(
+    rules: Rules, window: Sequence[float], c4: float, lambda_ce: float, z: Tensor, *tensors: Any
+) -> Tensor:
+    """Return the loss of each voxel times its weight, (B, C, *S); the last of the tensors are factors and the share."""
+    *data, inside, outside, least, share = tensors
+    rules, z, p, q, g, weight = structural_view(rules, z, *data)
+    e = difference_of(p, g, weight, window, c4)
+    emphasis = lambda_ce + (1 - lambda_ce) * share.to(e.dtype) * torch.where(e > least, e, 0.0)
+    view = plain.View(z.flatten(2), p.flatten(2), q.flatten(2), g.flatten(2), None)
+    nll, nll_not = plain.likelihoods(view, rules, Wanted(likelihood="cross_entropy"))
+    assert nll_not is not None
+    each = view.of(inside[..., None] * nll, outside[..., None] * nll_not).view_as(z) * emphasis
+    return each if weight is None else each * weight
+
+
+def one_against_the_rest(z: Tensor) -> Tensor:
+    """Return the logits whose sigmoid is the softmax of z."""
+    rest = [torch.cat([z[:, :c], z[:, c + 1 :]], 1).logsumexp(1) for c in range(z.shape[1])]
+    return z - torch.stack(rest, 1)
+
+
+def kept_share(e: Tensor, weight: Tensor | None, beta: float) -> tuple[Tensor, Tensor]:
     """Return above which difference voxels are kept, and all voxels' weight divided by theirs, 0 if there is none.
 
     Args:
         e: differences, (B, C, *S); changed where voxels do not count.
-        weight: what each voxel counts, likewise.
+        weight: what each voxel counts, broadcasts, or None for 1.
         beta: share of the largest difference.
     """
+    weight = torch.ones((), dtype=e.dtype, device=e.device) if weight is None else weight
+    weight = weight.expand_as(e)
     if not known(weight > 0):
         e = e.masked_fill_(weight == 0, 0.0)
     least = (beta * e.amax()).clamp(min=SMALLEST_DIFFERENCE) if e.numel() else e.new_zeros(())
-    kept = (e > least).to(weight.dtype).mul_(weight)
-    return least, safe_ratio(weight.sum(), kept.sum(), otherwise=0.0)
+    kept = (e > least) * weight
+    exact = accumulator_dtype(e)
+    return least, safe_ratio(weight.sum(dtype=exact), kept.sum(dtype=exact), otherwise=0.0)

@@ -13,8 +13,9 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor, ensure_tuple
 from torch import Tensor
 
-from ..losses.distances import border_penalty, checked_spacing, class_masks, penalty_regions, signed_distance
-from ..losses.reading import Reading, Rules
+from ..losses.engine.checks import checked
+from ..losses.engine.distances import border_penalty, checked_spacing, class_masks, penalty_regions, signed_distance
+from ..losses.engine.reading import Reading, Rules, held_by
 
 
 class DistanceMap(Transform):
@@ -87,8 +88,9 @@ class DistanceMap(Transform):
             raise ValueError(f"expected (1, *S) class indices, as num_classes={self.num_classes} says.")
         channels = self.num_classes or label.shape[0]
         nothing = torch.zeros((), device=label.device).expand(1, channels, *label.shape[1:])
-        rules = Rules(self.num_classes is not None, channels, self.ignore_index, elementwise=True)
-        return Reading(rules, nothing, label[None], None, None, None, None).checked()
+        ignored = held_by(label.dtype, self.ignore_index)
+        rules = Rules(self.num_classes is not None, channels, ignored, activation="sigmoid")
+        return checked(Reading(rules, nothing, label[None], None, None, None, None, "now"))[0]
 
 
 class SignedDistanceMap(DistanceMap):

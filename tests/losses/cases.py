@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from monai_lossext.losses import LossEntry, SegmentationLoss, TopKCrossEntropyLoss, VoxelLoss, catalogue
+from monai_lossext.losses import (
+    Counts,
+    LossEntry,
+    RegionLoss,
+    SegmentationLoss,
+    TopKCrossEntropyLoss,
+    VoxelLoss,
+    catalogue,
+)
 
 from .oracles import ROWS, Row
 
@@ -94,6 +102,28 @@ def blocks(b: int, c: int, *spatial: int) -> tuple[Tensor, Tensor]:
 def binary(b: int, *spatial: int, seed: int = 1) -> Tensor:
     """Return (B, 1, *S) masks with foreground and background in every sample."""
     return indices(b, 2, *spatial, seed=seed).to(torch.uint8)
+
+
+def partial(*rows: str) -> Tensor:
+    """Return (B, C) bool, which classes were annotated, from rows such as "110"."""
+    return torch.tensor([[mark == "1" for mark in row] for row in rows])
+
+
+class Probe(RegionLoss):
+    """A loss that keeps the counts it is given, and costs nothing else."""
+
+    extra = "negatives"
+
+    def per_class(self, counts: Counts) -> Tensor:
+        self.counts_seen = counts
+        return counts.tp
+
+
+def counts_of(x: Tensor, target: Any, mask: Tensor | None = None, extra: str | None = "negatives", **options: Any):
+    """Return the soft counts of an input."""
+    probe = type("Probe", (Probe,), {"extra": extra})(**options)
+    probe(x, target, mask)
+    return probe.counts_seen
 
 
 def value_and_gradient(loss: torch.nn.Module, x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:

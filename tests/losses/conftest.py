@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from monai_lossext.losses.paths import uncompiled_path
+from monai_lossext.losses.paths import plain_path
 
 
-@pytest.fixture(params=["compiled", "uncompiled"])
-def compiled_or_not(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run a test with compiled loops where they fit, and once more without."""
-    if request.param == "compiled":
+@pytest.fixture(params=["kernels", "plain"])
+def kernels_or_plain(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test with kernels where there are some, and once more with torch's own operations."""
+    if request.param == "kernels":
         yield
     else:
-        with uncompiled_path():
+        with plain_path():
             yield

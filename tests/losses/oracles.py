@@ -18,25 +18,46 @@ from . import oracles_boundary, oracles_compound, oracles_region, oracles_voxel
 Array = np.ndarray
 
 
-def _confusion(p: Array, g: Array, w: Array) -> tuple[float, float, float, float]:
-    return (w * p * g).sum(), (w * p * (1 - g)).sum(), (w * (1 - p) * g).sum(), (w * (1 - p) * (1 - g)).sum()
+def _confusion(p: Array, g: Array, w: Array, soft_label: bool = True) -> tuple[float, float, float, float]:
+    """Return TP, FP, FN, TN: what two soft sets share and where they differ, or by products of their shares."""
+    if soft_label:
+        each = np.minimum(p, g), np.maximum(p - g, 0), np.maximum(g - p, 0), np.minimum(1 - p, 1 - g)
+    else:
+        each = p * g, p * (1 - g), (1 - p) * g, (1 - p) * (1 - g)
+    tp, fp, fn, tn = ((w * x).sum() for x in each)
+    return tp, fp, fn, tn
 
 
 def _divide(a: float, b: float, otherwise: float) -> float:
     return a / b if b else otherwise
 
 
-def dice(p: Array, g: Array, w: Array, squared_pred: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5):
+def dice(
+    p: Array,
+    g: Array,
+    w: Array,
+    squared_pred: bool = False,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    soft_label: bool = True,
+):
+    tp = _confusion(p, g, w, soft_label and not squared_pred)[0]
     e = 2 if squared_pred else 1
-    return 1 - _divide(2 * (w * p * g).sum() + smooth_nr, (w * p**e).sum() + (w * g**e).sum() + smooth_dr, 1)
+    return 1 - _divide(2 * tp + smooth_nr, (w * p**e).sum() + (w * g**e).sum() + smooth_dr, 1)
 
 
-def jaccard(p: Array, g: Array, w: Array, squared_pred: bool = False, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5):
-    if squared_pred:
-        union = (w * p**2).sum() + (w * g**2).sum() - (w * p * g).sum()
-    else:
-        union = sum(_confusion(p, g, w)[:3])
-    return 1 - _divide(2 * (w * p * g).sum() + smooth_nr, 2 * union + smooth_dr, 1)
+def jaccard(
+    p: Array,
+    g: Array,
+    w: Array,
+    squared_pred: bool = False,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    soft_label: bool = True,
+):
+    tp, fp, fn, _ = _confusion(p, g, w, soft_label and not squared_pred)
+    union = (w * p**2).sum() + (w * g**2).sum() - tp if squared_pred else tp + fp + fn
+    return 1 - _divide(2 * tp + smooth_nr, 2 * union + smooth_dr, 1)
 
 
 def tversky(
@@ -47,8 +68,9 @@ def tversky(
     beta: float = 0.5,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
+    soft_label: bool = True,
 ):
-    tp, fp, fn, _ = _confusion(p, g, w)
+    tp, fp, fn, _ = _confusion(p, g, w, soft_label)
     return 1 - _divide(tp + smooth_nr, tp + alpha * fp + beta * fn + smooth_dr, 1)
 
 
@@ -56,18 +78,18 @@ def log_cosh_dice(p: Array, g: Array, w: Array, jaccard: bool = False, **own: An
     return np.log(np.cosh((globals()["jaccard"] if jaccard else dice)(p, g, w, **own)))
 
 
-def matthews(p: Array, g: Array, w: Array, smooth: float = 1e-5):
-    tp, fp, fn, tn = _confusion(p, g, w)
+def matthews(p: Array, g: Array, w: Array, smooth: float = 1e-5, soft_label: bool = True):
+    tp, fp, fn, tn = _confusion(p, g, w, soft_label)
     tp, tn = tp + smooth, tn + smooth
     root = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return 1 - (tp * tn - fp * fn) / root if root else float(fp + fn > 0)
 
 
-def gorodkin(p: Array, g: Array, w: Array, smooth: float = 1e-5):
-    confusion = np.einsum("kn,ln,n->kl", g, p, w) + smooth * np.eye(len(p))
-    n, t, q = confusion.sum(), confusion.sum(1), confusion.sum(0)
+def gorodkin(p: Array, g: Array, w: Array, smooth: float = 1e-5, soft_label: bool = True):
+    n, t, q = w.sum() + smooth * len(p), (w * g).sum(1) + smooth, (w * p).sum(1) + smooth
+    right = (w * (np.minimum(p, g) if soft_label else p * g)).sum() + smooth * len(p)
     root = np.sqrt((n**2 - (q**2).sum()) * (n**2 - (t**2).sum()))
-    return 1 - (np.trace(confusion) * n - (t * q).sum()) / root if root else float(np.trace(confusion) < n)
+    return 1 - (right * n - (t * q).sum()) / root if root else float(right < n)
 
 
 @dataclass(frozen=True)
@@ -168,7 +190,19 @@ ROWS: dict[str, Row] = {
 PARTS = {"PowerOfLogDice": Row(oracles_compound.power_of_log_dice)}  # of compound losses, not public
 
 SHARED = {"include_background", "to_onehot_y", "sigmoid", "softmax", "other_act"}
-SHARED |= {"reduction", "batch", "weight", "ignore_index", "empty", "distributed"}
+SHARED |= {"reduction", "batch", "weight", "ignore_index", "empty", "distributed", "group", "validate"}
+
+
+def _with_background(p: Array, g: Array, classes: Array) -> tuple[Array, Array]:
+    """Give the background, channel 0, probability and label of the classes that were not annotated in a sample."""
+    p, g = p.copy(), g.copy()
+    for i, annotated in enumerate(classes.astype(bool)):
+        for k in range(1, p.shape[1]):
+            if not annotated[k]:
+                p[i, 0] += p[i, k]
+                g[i, 0] += g[i, k]
+                g[i, k] = 0
+    return p, g
 
 
 def _probabilities(z: Array, options: dict[str, Any]) -> Array:
@@ -204,6 +238,8 @@ def oracle(
             inside = c > 1 and 0 <= ignore < c
             w = w * (t[:, ignore : ignore + 1] <= 0.5 if inside else t != ignore)
     p = _probabilities(np.where(w == 0, 0.0, z) if not options.get("softmax") else z, options)
+    if classes is not None and options.get("softmax") and c > 1:
+        p, g = _with_background(p, g, classes)
     if name in oracles_voxel.FORMULAS:
         raw = not options.get("sigmoid") and not (options.get("softmax") and c > 1)
         p, g, w = (x.reshape(b, c, *space) for x in (p, g, w))

@@ -11,7 +11,7 @@ from .oracles_voxel import safe_pow
 
 Array = np.ndarray
 Oracle = Callable[..., Any]
-OF_DICE = {"batch", "empty", "smooth_nr", "smooth_dr", "distributed"}
+OF_DICE = {"batch", "empty", "smooth_nr", "smooth_dr", "soft_label", "distributed", "group"}
 
 
 def _dice_options(options: dict[str, Any], own: tuple[str, ...]) -> dict[str, Any]:
@@ -32,6 +32,13 @@ def combo(oracle: Oracle, options: dict[str, Any], *case: Any) -> float:
     return alpha * oracle("BalancedCrossEntropyLoss", {**_voxel_options(options, own), "beta": beta}, *case) + (
         (1 - alpha) * dice
     )
+
+
+def dice_cross_entropy(oracle: Oracle, options: dict[str, Any], *case: Any) -> float:
+    own = ("lambda_dice", "lambda_ce")
+    dice = oracle("SoftDiceLoss", _dice_options(options, own), *case)
+    entropy = oracle("WeightedCrossEntropyLoss", _voxel_options(options, own), *case)
+    return options.get("lambda_dice", 1.0) * dice + options.get("lambda_ce", 1.0) * entropy
 
 
 def dice_top_k(oracle: Oracle, options: dict[str, Any], *case: Any) -> float:
@@ -59,20 +66,29 @@ def exponential_logarithmic(oracle: Oracle, options: dict[str, Any], *case: Any)
 
 
 def power_of_log_dice(
-    p: Array, g: Array, w: Array, gamma_dice: float, smooth_nr: float = 1e-5, smooth_dr: float = 1e-5
+    p: Array,
+    g: Array,
+    w: Array,
+    gamma_dice: float,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    soft_label: bool = True,
 ):
-    dice = (2 * (w * p * g).sum() + smooth_nr) / ((w * (p + g)).sum() + smooth_dr)
+    shared = np.minimum(p, g) if soft_label else p * g
+    dice = (2 * (w * shared).sum() + smooth_nr) / ((w * (p + g)).sum() + smooth_dr)
     return safe_pow(np.maximum(-np.log(np.maximum(dice, 1e-7)), 0), gamma_dice)
 
 
 FORMULAS: dict[str, Callable[..., float]] = {
     "ComboLoss": combo,
+    "DiceCrossEntropyLoss": dice_cross_entropy,
     "ExponentialLogarithmicLoss": exponential_logarithmic,
     "DiceTopKLoss": dice_top_k,
     "DiceHausdorffLoss": dice_hausdorff,
 }
 VARIANTS: dict[str, tuple[dict[str, Any], ...]] = {
     "ComboLoss": ({"alpha": 0.2}, {"beta": 0.8}, {"smooth_nr": 5.0}, {"smooth_dr": 5.0}),
+    "DiceCrossEntropyLoss": ({"lambda_dice": 0.3}, {"lambda_ce": 0.2}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0}),
     "ExponentialLogarithmicLoss": (
         {"w_dice": 0.3},
         {"w_ce": 0.5},

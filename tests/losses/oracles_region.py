@@ -11,31 +11,40 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b else 1.0
 
 
-def _index(p: Array, g: Array, w: Array, alpha: float, beta: float, smooth_nr: float, smooth_dr: float) -> float:
-    tp = (w * p * g).sum()
-    wrong = alpha * (w * p * (1 - g)).sum() + beta * (w * (1 - p) * g).sum()
-    return _ratio(tp + smooth_nr, tp + wrong + smooth_dr)
+def _shared(p: Array, g: Array, soft_label: bool) -> Array:
+    """Return what prediction and target have in common, of which their sizes less it are the errors."""
+    return np.minimum(p, g) if soft_label else p * g
 
 
-def focal_tversky(p, g, w, alpha=0.3, beta=0.7, gamma=4 / 3, smooth_nr=1e-5, smooth_dr=1e-5):
-    loss, power = 1 - _index(p, g, w, alpha, beta, smooth_nr, smooth_dr), 1 / gamma
+def _index(p: Array, g: Array, w: Array, alpha: float, beta: float, nr: float, dr: float, soft_label: bool) -> float:
+    tp = (w * _shared(p, g, soft_label)).sum()
+    wrong = alpha * ((w * p).sum() - tp) + beta * ((w * g).sum() - tp)
+    return _ratio(tp + nr, tp + wrong + dr)
+
+
+def focal_tversky(p, g, w, alpha=0.3, beta=0.7, gamma=4 / 3, smooth_nr=1e-5, smooth_dr=1e-5, soft_label=True):
+    loss, power = 1 - _index(p, g, w, alpha, beta, smooth_nr, smooth_dr, soft_label), 1 / gamma
     return loss**power if loss >= 1e-6 or power >= 1 else max(loss, 0) * 1e-6 ** (power - 1)
 
 
-def asymmetric_similarity(p, g, w, beta=1.5, smooth_nr=1e-5, smooth_dr=1e-5):
-    return 1 - _index(p, g, w, 1 / (1 + beta**2), beta**2 / (1 + beta**2), smooth_nr, smooth_dr)
+def asymmetric_similarity(p, g, w, beta=1.5, smooth_nr=1e-5, smooth_dr=1e-5, soft_label=True):
+    return 1 - _index(p, g, w, 1 / (1 + beta**2), beta**2 / (1 + beta**2), smooth_nr, smooth_dr, soft_label)
 
 
-def sensitivity_specificity(p, g, weights, w=0.05, squared=True, smooth_dr=1e-5):
-    missed, added = ((g - p) ** 2, (g - p) ** 2) if squared else (1 - p, p)
+def sensitivity_specificity(p, g, weights, w=0.05, squared=True, smooth_dr=1e-5, soft_label=True):
+    if squared:
+        missed, added = g * (g - p) ** 2, (1 - g) * (g - p) ** 2
+    else:
+        shared = _shared(p, g, soft_label)
+        missed, added = g - shared, p - shared
     total = 0.0
-    for share, error, region in ((w, missed, weights * g), (1 - w, added, weights * (1 - g))):
-        size = region.sum() + smooth_dr
-        total += share * (region * error).sum() / size if size else 0.0
+    for share, error, region in ((w, missed, g), (1 - w, added, 1 - g)):
+        size = (weights * region).sum() + smooth_dr
+        total += share * (weights * error).sum() / size if size else 0.0
     return total
 
 
-def generalized_dice(p, g, w, weight, rule, w_type="square", smooth_nr=1e-5, smooth_dr=1e-5):
+def generalized_dice(p, g, w, weight, rule, w_type="square", smooth_nr=1e-5, smooth_dr=1e-5, soft_label=True):
     """Return the loss of one sample, (C, n) arrays, or NaN where it is left out."""
     sizes = (w * g).sum(1)
     if not sizes.any() and rule == "skip":
@@ -48,7 +57,7 @@ def generalized_dice(p, g, w, weight, rule, w_type="square", smooth_nr=1e-5, smo
     for c, size in enumerate(sizes):
         power = {"square": 2, "simple": 1, "uniform": 0}[w_type]
         share = (sizes[sizes > 0].min() / size) ** power if size else float(rule != "skip")
-        numerator += weight[c] * share * 2 * (w[c] * p[c] * g[c]).sum()
+        numerator += weight[c] * share * 2 * (w[c] * _shared(p[c], g[c], soft_label)).sum()
         denominator += weight[c] * share * (w[c] * (p[c] + g[c])).sum()
     return 1 - _ratio(numerator + smooth_nr, denominator + smooth_dr)
 
@@ -74,7 +83,7 @@ def lovasz_softmax(p, g, w):
 
 
 def lovasz_hinge(z, g, w):
-    return _lovasz(np.maximum(0, 1 - z * (2 * g - 1)), g, w)
+    return _lovasz(g * np.maximum(0, 1 - z) + (1 - g) * np.maximum(0, 1 + z), g, w)
 
 
 def hinge_error(z, w):

@@ -14,6 +14,7 @@ from monai_lossext.losses import (
     BoundaryDistanceLoss,
     ComboLoss,
     CompoundLoss,
+    DiceCrossEntropyLoss,
     DiceHausdorffLoss,
     DiceTopKLoss,
     ExponentialLogarithmicLoss,
@@ -166,6 +167,59 @@ def test_dice_top_k_of_all_voxels_equals_monai_dice_ce():
     torch.testing.assert_close(ours, monai.losses.DiceCELoss(**MULTI)(x, label), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("include_background", [True, False])
+@pytest.mark.parametrize("lambdas", [{}, {"lambda_dice": 0.3}, {"lambda_ce": 2.5}, {"lambda_dice": 0.0}], ids=str)
+def test_dice_cross_entropy_equals_monai(include_background, lambdas):
+    """There too, the cross-entropy sees the background that Dice leaves out."""
+    options = {**MULTI, "include_background": include_background, **lambdas}
+    ours, theirs = DiceCrossEntropyLoss(**options, empty="formula"), monai.losses.DiceCELoss(**options)
+    expected = cases.value_and_gradient(theirs, x, label)
+    for got, want in zip(cases.value_and_gradient(ours, x, label), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-9)
+
+
+def test_dice_cross_entropy_is_the_sum_of_its_terms():
+    loss = DiceCrossEntropyLoss(**MULTI, lambda_dice=0.3, lambda_ce=2.0, smooth_nr=1.0, weight=[1.0, 2.0, 0.5])
+    dice = SoftDiceLoss(**MULTI, smooth_nr=1.0, weight=[1.0, 2.0, 0.5])
+    entropy = WeightedCrossEntropyLoss(**MULTI, weight=[1.0, 2.0, 0.5])
+    assert list(loss.parts(x, label)) == ["dice", "cross_entropy"]
+    close(loss.parts(x, label)["dice"], dice(x, label))
+    close(loss.parts(x, label)["cross_entropy"], entropy(x, label))
+    (value, gradient), (a, slope_a), (b, slope_b) = (
+        cases.value_and_gradient(f, x, label) for f in (loss, dice, entropy)
+    )
+    close(value, 0.3 * a + 2 * b)
+    close(gradient, 0.3 * slope_a + 2 * slope_b)
+
+
+@pytest.mark.usefixtures("kernels_or_plain")
+@pytest.mark.parametrize("cls", [ComboLoss, DiceCrossEntropyLoss, DiceTopKLoss, ExponentialLogarithmicLoss])
+@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True, "to_onehot_y": True}], ids=["softmax", "sigmoid"])
+def test_the_terms_by_themselves_give_the_same(cls, options):
+    """Though the loss may compute them together, and a handler may change their weights."""
+    loss = cases.make(cls, **options)
+    mask = torch.rand(2, 1, 5, 4, generator=torch.Generator().manual_seed(1))
+    for rest in ((label,), (label, mask), ({"label": label, "classes": cases.partial("110", "111")},)):
+        for dtype in (torch.float64, torch.float32):
+            for weight in (None, 0.0, 0.7):
+                if weight is not None:
+                    loss.set_weight("dice", weight)
+                value, gradient = cases.value_and_gradient(loss, x.to(dtype), *rest)
+                apart, slope = cases.value_and_gradient(
+                    lambda z, rest=rest: sum(loss.weights[n] * part for n, part in loss.parts(z, *rest).items()),
+                    x.to(dtype),
+                )
+                torch.testing.assert_close(value, apart, rtol=1e-6, atol=1e-7)
+                torch.testing.assert_close(gradient, slope, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("cls", [ComboLoss, DiceCrossEntropyLoss, DiceTopKLoss], ids=lambda cls: cls.__name__)
+def test_a_single_channel_has_its_background_whatever_is_said(cls):
+    with pytest.warns(UserWarning, match="single channel"):
+        value = cls(sigmoid=True, include_background=False, weight=[2.0])(z, g)
+    close(value, cls(sigmoid=True, weight=[2.0])(z, g))
+
+
 # ------------------------------------------------------------------------------------------------------------ errata
 
 
@@ -210,17 +264,26 @@ class SwappedShares(ComboLoss):
         super().__init__(*args, alpha=1 - alpha, **options)
 
 
+class SwappedFactors(DiceCrossEntropyLoss):
+    def __init__(self, *args, lambda_dice=1.0, lambda_ce=1.0, **options):
+        super().__init__(*args, lambda_dice=lambda_ce, lambda_ce=lambda_dice, **options)
+
+
 class RatioWithGradient(DiceHausdorffLoss):
-    def ratio(self, first, other):
-        return first / other
+    def forward(self, *call):
+        parts = self.parts(*call)
+        return parts["hausdorff"] + parts["hausdorff"] / parts["dice"] * parts["dice"]
 
 
 class OneTermForgotten(DiceTopKLoss):
-    def parts(self, *call):
-        return {"dice": super().parts(*call)["dice"]}
+    def forward(self, *call):
+        return self.parts(*call)["dice"]
 
 
-@pytest.mark.parametrize(("mutant", "options"), [(SwappedShares, {"alpha": 0.2}), (OneTermForgotten, {})])
+@pytest.mark.parametrize(
+    ("mutant", "options"),
+    [(SwappedShares, {"alpha": 0.2}), (SwappedFactors, {"lambda_ce": 2.0}), (OneTermForgotten, {})],
+)
 def test_the_oracle_rejects_the_mutant_and_accepts_the_original(mutant, options):
     original = mutant.__bases__[0]
     checks.equals_oracle(original, {"sigmoid": True, **options}, z, g)

@@ -46,8 +46,29 @@ def test_mixed_precision_training_step(cls):
 def test_a_label_out_of_range_is_an_error_and_not_a_device_assert(cls):
     x, label = cases.logits(2, 3, 5).cuda(), cases.indices(2, 3, 5).cuda()
     with pytest.raises(ValueError, match="target holds 9"):
-        make(cls, **MULTI)(x, label + 9 - label)
+        make(cls, **MULTI, validate="now")(x, label + 9 - label)
+    if cases.entry_of(cls).spatial:  # distances are measured on the CPU, where everything is looked at
+        return
+    value, gradient = cases.value_and_gradient(make(cls, **MULTI), x, label + 9 - label)
+    assert value.isnan()
+    assert not gradient.any()
+    with pytest.raises(ValueError, match="target holds 9"):  # at the latest in the next call of any loss
+        make(cls, **MULTI)(x, label)
     assert torch.isfinite(make(cls, **MULTI)(x, label))
+
+
+@pytest.mark.parametrize(
+    "cls", [c for c in cases.CLASSES if not cases.entry_of(c).spatial], ids=lambda cls: cls.__name__
+)
+def test_nothing_waits_for_the_gpu(cls):
+    x, label = cases.logits(2, 3, 9, 8, 7).cuda().requires_grad_(), cases.indices(2, 3, 9, 8, 7).cuda()
+    loss = make(cls, **MULTI)
+    loss(x, label).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(x, label).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # torch's default backend uses its own deprecated script_method and comments on its choice of kernels

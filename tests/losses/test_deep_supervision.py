@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from monai_lossext.losses import BoundaryDistanceLoss, CompoundLoss, DeepSupervisedLoss, SoftDiceLoss
-from monai_lossext.losses.distances import signed_distance
+from monai_lossext.losses.engine.distances import signed_distance
 
 from . import cases
 

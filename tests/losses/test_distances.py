@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy.ndimage import distance_transform_edt
 
-from monai_lossext.losses import distances
-from monai_lossext.losses.distances import (
+from monai_lossext.losses.engine import distances
+from monai_lossext.losses.engine.distances import (
     border_penalty,
     checked_spacing,
     distance_inside,

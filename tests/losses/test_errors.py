@@ -5,12 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_lossext.losses import MatthewsCorrelationLoss, SoftDiceLoss, SoftTverskyLoss
+from monai_lossext.losses import (
+    LovaszHingeLoss,
+    LovaszSoftmaxLoss,
+    MatthewsCorrelationLoss,
+    SoftDiceLoss,
+    SoftTverskyLoss,
+)
 
 from . import cases
 from .cases import make
 
 every_loss = pytest.mark.parametrize("cls", cases.CLASSES, ids=lambda cls: cls.__name__)
+pytestmark = pytest.mark.usefixtures("kernels_or_plain")
 X, LABEL = torch.zeros(2, 3, 4, 5), torch.zeros(2, 1, 4, 5, dtype=torch.int64)
 MULTI = {"softmax": True, "to_onehot_y": True}
 
@@ -25,9 +32,13 @@ def test_wrong_arguments(cls):
         make(cls, reduction="median")
     unknown_rule = (ValueError, "empty must be one of 'penalize', 'formula', 'skip', got 'ignore'")
     alone = (ValueError, r"distributed=True .* needs batch=True")
-    for option, (error, message) in (({"empty": "ignore"}, unknown_rule), ({"distributed": True}, alone)):
+    unread = (ValueError, "validate must be one of 'auto', 'now', 'never', got 'later'")
+    choices = (({"empty": "ignore"}, unknown_rule), ({"distributed": True}, alone), ({"validate": "later"}, unread))
+    for option, (error, message) in choices:
         taken = cases.accepts(cls, next(iter(option)))
-        with pytest.raises(error if taken else TypeError, match=message if taken else "unexpected keyword argument"):
+        sorts = "distributed" in option and issubclass(cls, (LovaszHingeLoss, LovaszSoftmaxLoss))
+        refused = "sort" if sorts else "unexpected keyword argument"
+        with pytest.raises(error if taken else TypeError, match=message if taken else refused):
             cls(**option)
     with pytest.raises(ValueError, match=r"weight must be .* at least 0, got \[1.0, -1.0\]"):
         make(cls, weight=[1.0, -1.0])
@@ -108,7 +119,7 @@ def test_shapes(cls):
 def test_masks_and_mappings(cls):
     loss = make(cls, **MULTI)
     for bad in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="mask must hold finite weights of at least 0"):
+        with pytest.raises(ValueError, match=r"mask holds .*, expected finite weights of at least 0"):
             loss(X, LABEL, torch.full((2, 1, 4, 5), bad))
     with pytest.raises(ValueError, match="mask is given twice"):
         loss(X, {"label": LABEL, "mask": LABEL}, LABEL)
@@ -146,8 +157,8 @@ def test_the_signature_and_the_representation_name_every_argument():
     names = list(inspect.signature(SoftTverskyLoss).parameters)
     assert names[:5] == ["include_background", "to_onehot_y", "sigmoid", "softmax", "other_act"]
     assert set(names[5:]) == {
-        *("alpha", "beta", "smooth_nr", "smooth_dr", "batch", "empty", "distributed"),
-        *("reduction", "weight", "ignore_index"),
+        *("alpha", "beta", "smooth_nr", "smooth_dr", "batch", "empty", "soft_label", "distributed", "group"),
+        *("reduction", "weight", "ignore_index", "validate"),
     }
     shown = repr(SoftDiceLoss(sigmoid=True, weight=[1.0, 2.0], empty="skip"))
     assert shown == "SoftDiceLoss(sigmoid=True, empty='skip', weight=[1.0, 2.0])"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import kornia.losses
 import numpy as np
@@ -10,13 +11,10 @@ import pytest
 import torch
 from sklearn.metrics import jaccard_score
 
-from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss, parts, sorting
-from monai_lossext.losses import lovasz as module
+from monai_lossext.losses import LovaszHingeLoss, LovaszSoftmaxLoss
 from monai_lossext.losses.paths import plain_path
-from monai_lossext.losses.sorting import descending, largest
 
 from . import cases
-from .memory import peak_bytes
 
 MULTI = {"softmax": True, "to_onehot_y": True}
 g = cases.binary(2, 5, 4)
@@ -130,13 +128,6 @@ def test_slopes_of_long_rows_keep_their_digits():
     torch.testing.assert_close(gradient.double(), exact, rtol=1e-5, atol=0)
 
 
-def test_counts_beyond_float32(monkeypatch):
-    x, target = cases.logits(1, 1, 300, dtype=torch.float32), cases.binary(1, 300)
-    expected = LovaszHingeLoss()(x, target)
-    monkeypatch.setattr(module, "COUNTS_IN_FLOAT32", 2)
-    torch.testing.assert_close(LovaszHingeLoss()(x, target), expected)
-
-
 @pytest.mark.parametrize("shape", [(2, 1, 6, 5), (3, 1, 9, 4)], ids=str)
 def test_hinge_equals_kornia(shape):
     x, target = cases.logits(*shape), cases.binary(shape[0], *shape[2:])
@@ -157,68 +148,106 @@ def test_softmax_equals_kornia(weight):
         close(got, want)
 
 
-# ------------------------------------------------------------------------------------------------- parts of the volume
+# ------------------------------------------------------------------------------------------------- kernels and plain
 
 BOTH = pytest.mark.parametrize("cls", [LovaszSoftmaxLoss, LovaszHingeLoss], ids=lambda cls: cls.__name__)
+SHAPE = (3, 4, 17, 13, 11)
+LOSSES: dict[str, Any] = {
+    "labels": LovaszSoftmaxLoss(**MULTI),
+    "labels, all classes": LovaszSoftmaxLoss(**MULTI, classes="all"),
+    "labels, formula": LovaszSoftmaxLoss(**MULTI, classes="all", empty="formula"),
+    "labels, skip": LovaszSoftmaxLoss(**MULTI, classes="all", empty="skip"),
+    "labels, foreground": LovaszSoftmaxLoss(**MULTI, include_background=False),
+    "labels, batch": LovaszSoftmaxLoss(**MULTI, per_image=False),
+    "labels, hinge": LovaszHingeLoss(to_onehot_y=True),
+    "labels, hinge, batch": LovaszHingeLoss(to_onehot_y=True, per_image=False),
+    "labels, sigmoid": LovaszSoftmaxLoss(sigmoid=True, to_onehot_y=True),
+    "labels, ignored": LovaszSoftmaxLoss(**MULTI, ignore_index=1),
+    "each class": LovaszSoftmaxLoss(sigmoid=True, reduction="none"),
+    "soft": LovaszSoftmaxLoss(softmax=True),
+    "soft, batch": LovaszSoftmaxLoss(sigmoid=True, per_image=False),
+    "soft, hinge": LovaszHingeLoss(),
+}
 
 
-@BOTH
-@pytest.mark.parametrize("per_image", [True, False])
-@pytest.mark.parametrize("kind", ["labels", "one-hot", "soft", "sigmoid", "ignored", "foreground", "formula", "none"])
-def test_parts_and_rows_equal_the_whole(cls, per_image, kind, monkeypatch):
-    monkeypatch.setattr(parts, "SMALLEST_PART", 64)
-    monkeypatch.setattr(module, "ROWS_ON_CPU", 1000)
-    monkeypatch.setattr(sorting, "AT_ONCE", 100)
-    x, label = cases.logits(3, 3, 9, 8, 7, dtype=torch.float32), cases.indices(3, 3, 9, 8, 7)
-    label[0][label[0] == 2] = 1
-    target = cases.one_hot(label, 3) if kind in ("one-hot", "soft") else label
-    target = 0.8 * target + 0.1 if kind == "soft" else target
-    options = {
-        "sigmoid": {"sigmoid": True, "to_onehot_y": True},
-        "ignored": {**MULTI, "ignore_index": 1},
-        "foreground": {**MULTI, "include_background": False},
-        "formula": {**MULTI, "empty": "formula"},
-        "none": {**MULTI, "reduction": "none"},
-    }.get(kind, {"softmax": True, "to_onehot_y": kind == "labels"})
-    mask = torch.rand(3, 3, 9, 8, 7, generator=torch.Generator().manual_seed(4)).round(decimals=1)
-    classes = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 1, 1]], dtype=torch.bool)
-    loss = cases.make(cls, **options, per_image=per_image)
-    for rest in ((target,), (target, mask[:, :1]), (target, mask), ({"label": target, "classes": classes},)):
-        in_parts = cases.value_and_gradient(loss, x, *rest)
-        with plain_path():
-            whole = cases.value_and_gradient(loss, x, *rest)
-        for got, want in zip(in_parts, whole, strict=True):
-            torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6 * want.abs().max().item())
-
-
-def test_the_order_is_that_of_a_stable_sort():
+def volume(name: str, ties: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, 1000, generator=generator).round(decimals=1)  # with many ties, and -0 beside 0
-    x[0, 0, :8] = torch.tensor([float("inf"), -float("inf"), 0.0, 1e-45, -1e-45, 3e38, -3e38, float("nan")])
-    for numbers in (x, x.abs(), x.transpose(0, 1)):
-        expected = numbers.add(0.0).sort(dim=-1, descending=True, stable=True)
-        assert torch.equal(descending(numbers.add(0.0)), expected.indices)
-        assert torch.equal(numbers.gather(2, descending(numbers)).nan_to_num(1.0), expected.values.nan_to_num(1.0))
+    x, target = 2 * torch.randn(SHAPE, generator=generator), torch.rand(SHAPE, generator=generator)
+    x = x.round() if ties else x
+    if "labels" in name:
+        return x, target[:, :1].mul(3).floor()  # the last class is absent
+    if "soft" in name:
+        return x, target / target.sum(1, keepdim=True)
+    return x, (target > torch.tensor([0.2, 0.9, 0.5, 1.0]).view(1, 4, 1, 1, 1)).float()
 
 
-@pytest.mark.parametrize("n", [0, 1, 7, 999, 1000, 2000])
-def test_the_largest_are_the_first_of_a_stable_sort(n):
-    x = torch.randn(10, 100, generator=torch.Generator().manual_seed(0)).round(decimals=1).add(0.0)
-    x[3, :2] = float("nan")
-    chosen = torch.zeros(1000, dtype=torch.bool)
-    chosen[x.flatten().sort(descending=True, stable=True).indices[:n]] = True
-    assert torch.equal(largest(x, n), chosen.view(10, 100))
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("name", [*LOSSES])
+def test_kernels_compute_what_the_plain_way_does(name, ties):
+    x, target = volume(name, ties)
+    loss = LOSSES[name]
+    mask = torch.rand(3, 4, *SHAPE[2:], generator=torch.Generator().manual_seed(4)).round(decimals=1)
+    classes = cases.partial("1101", "1111", "0111")
+    for rest in ((target,), (target, mask[:, :1]), (target, mask), ({"label": target, "classes": classes},)):
+        value, gradient = cases.value_and_gradient(loss, x, *rest)
+        with plain_path():
+            expected, slope = cases.value_and_gradient(loss, x, *rest)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+        # By the formula, one voxel of an absent class has all the slope, and is so sure that differences of it are left
+        largest = 1 / 12 if "formula" in name else slope.abs().max().item()
+        torch.testing.assert_close(gradient, slope, rtol=1e-6, atol=1e-6 * largest)
+
+
+@pytest.mark.usefixtures("kernels_or_plain")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equally_wrong_voxels_have_slopes_in_their_order(dtype):
+    generator = torch.Generator().manual_seed(0)
+    p = torch.rand(1, 1, 3000, generator=generator).mul(8).round().div(8).to(dtype)
+    target = torch.randint(0, 2, (1, 1, 3000), generator=generator)
+    _, gradient = cases.value_and_gradient(LovaszSoftmaxLoss(), p, target)
+    g = target.flatten().double().numpy()
+    order = np.argsort(-np.abs(g - p.flatten().numpy()), kind="stable")
+    jaccard = 1 - (g.sum() - np.cumsum(g[order])) / (g.sum() + np.cumsum(1 - g[order]))
+    slopes = np.empty(3000)
+    slopes[order] = np.diff(jaccard, prepend=0)
+    expected = slopes * np.where(g > 0, -1, 1)
+    np.testing.assert_allclose(gradient.flatten().numpy(), expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.usefixtures("kernels_or_plain")
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
+def test_soft_targets_that_are_met_cost_nothing(activation):
+    x, _ = volume("soft")
+    p = {"sigmoid": torch.sigmoid, "softmax": lambda z: z.softmax(1), "none": torch.sigmoid}[activation](x)
+    options = {} if activation == "none" else {activation: True}
+    value, gradient = cases.value_and_gradient(LovaszSoftmaxLoss(**options), p if activation == "none" else x, p)
+    assert value.item() == pytest.approx(0, abs=0 if activation == "none" else 1e-6)
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.usefixtures("kernels_or_plain")
+def test_a_nan_in_the_logits_is_not_hidden():
+    x, target = volume("each class")
+    x[1, 2, 3, 4, 5] = float("nan")
+    value = LovaszSoftmaxLoss(sigmoid=True, reduction="none")(x, target)
+    assert value.isnan().nonzero().tolist() == [[1, 2]]
+
+
+@pytest.mark.usefixtures("kernels_or_plain")
+def test_a_single_voxel():
+    x = torch.tensor([[[0.3]]])
+    for target in (0.0, 0.4, 1.0):
+        value, gradient = cases.value_and_gradient(
+            LovaszSoftmaxLoss(sigmoid=True), x, torch.full((1, 1, 1), target, dtype=torch.float64)
+        )
+        p = x.double().sigmoid().item()
+        assert value.item() == pytest.approx(abs(p - target), rel=1e-6)
+        assert gradient.item() == pytest.approx((1 if p > target else -1) * p * (1 - p), rel=1e-6)
 
 
 @BOTH
-@pytest.mark.parametrize("channels", [1, 4])
-def test_extra_memory_is_at_most_five_volumes(cls, channels, monkeypatch):
-    """One class of several is sorted at a time; the gradient is included."""
-    monkeypatch.setattr(parts, "SMALLEST_PART", 2**12)
-    monkeypatch.setattr(sorting, "AT_ONCE", 2**11)
-    monkeypatch.setattr(module, "ROWS_ON_CPU", 48**3)
-    start = cases.logits(1, channels, 48, 48, 48, dtype=torch.float32).requires_grad_()
-    label = cases.indices(1, max(channels, 2), 48, 48, 48)
-    loss = cases.make(cls, **(MULTI if channels > 1 else {"sigmoid": True}))
-    label = label if channels > 1 else label.float()
-    assert peak_bytes(lambda: loss(start, label).backward()) <= 5.1 * start.nbytes
+def test_the_hinge_of_a_soft_target_is_the_mean_of_both_hinges(cls):
+    """A target of 0.3 is 3 voxels of foreground in 10; the absolute error of a probability needs no such mean."""
+    z, target = torch.tensor([[[0.7]]]), torch.tensor([[[0.3]]])
+    value = cls()(z, target).item()
+    assert value == pytest.approx(0.4 if cls is LovaszSoftmaxLoss else 0.3 * (1 - 0.7) + 0.7 * (1 + 0.7), rel=1e-6)

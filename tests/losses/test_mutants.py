@@ -24,8 +24,7 @@ from monai_lossext.losses import (
     SoftJaccardLoss,
     SoftTverskyLoss,
 )
-from monai_lossext.losses.boundary import signed_map
-from monai_lossext.losses.region import log_cosh
+from monai_lossext.losses.engine.distances import signed_distance
 
 from . import cases, checks
 
@@ -50,7 +49,7 @@ class ScoreInsteadOfLoss(SoftDiceLoss):
 class CoshOfTheMean(LogCoshDiceLoss):
     def per_class(self, counts: Counts) -> torch.Tensor:
         dice = 1 - self.ratio(2 * counts.tp, counts.size(False))
-        return log_cosh(dice.mean(1, keepdim=True)).expand_as(dice)
+        return dice.mean(1, keepdim=True).cosh().log().expand_as(dice)
 
 
 class PowerOfTheMean(FocalTverskyLoss):
@@ -70,40 +69,36 @@ class SharesOfThePrediction(ScaledGeneralizedDiceLoss):
 
 
 class AscendingErrors(LovaszSoftmaxLoss):
-    def errors(self, reading: Any) -> torch.Tensor:
-        return 1 - super().errors(reading)
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
+        return 1 - super().forward(input, target, mask)
 
 
 class HingeOnTheWrongSide(LovaszHingeLoss):
-    def errors(self, reading: Any) -> torch.Tensor:
-        return (2 - super().errors(reading)).relu()
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
+        return super().forward(-input, target, mask)
 
 
 class UnsignedBoundary(BoundaryDistanceLoss):
-    def total(self, reading: Any, first: int, weight: Any) -> torch.Tensor:
-        unsigned = signed_map(reading, 0, self.spacing).abs()
-        return super().total(dataclasses.replace(reading, distance_map=unsigned), first, weight)
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
+        distances = signed_distance(cases.one_hot(target, input.shape[1]) > 0, None, torch.float64).abs()
+        return super().forward(input, {"label": target, "distance_map": distances}, mask)
 
 
 class HausdorffWithoutSquare(HausdorffDistanceLoss):
-    def sum_of(self, reading: Any, first: int, shift: float = 0.0) -> Any:
-        recipe = super().sum_of(reading, first, shift)
-
-        def sums(input: Any, distances: Any, target: Any) -> torch.Tensor:
-            p = input.softmax(1)
-            return recipe.sums((p - recipe.channels(target, p)).abs(), distances)
-
-        return sums
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
+        p, g = input.softmax(1), cases.one_hot(target, input.shape[1])
+        borders = [signed_distance(one > 0.5, None, torch.float64) for one in (g, p)]
+        return ((p - g).abs() * sum(distance.square() for distance in borders)).mean()
 
 
 class WeightIgnored(SoftDiceLoss):
-    def weighted(self, value: torch.Tensor) -> torch.Tensor:
-        return value
+    def __init__(self, *args: Any, weight: Any = None, **options: Any) -> None:
+        super().__init__(*args, **options)
 
 
 class WeightsNormalised(SoftDiceLoss):
-    def weighted(self, value: torch.Tensor) -> torch.Tensor:
-        return value if self.weight is None else super().weighted(value) / self.weight.mean()
+    def __init__(self, *args: Any, weight: Any, **options: Any) -> None:
+        super().__init__(*args, weight=torch.tensor(weight) / torch.tensor(weight).mean(), **options)
 
 
 class DetachedSize(SoftJaccardLoss):
@@ -112,9 +107,9 @@ class DetachedSize(SoftJaccardLoss):
 
 
 class DetachedSums(SoftDiceLoss):
-    def counts(self, reading: Any) -> Counts:
-        full = super().counts(reading)
-        return dataclasses.replace(full, tp=full.tp.detach() + 0 * full.p, fp=full.fp.detach(), fn=full.fn.detach())
+    def per_class(self, counts: Counts) -> torch.Tensor:
+        tp, fp, fn = (one.detach() for one in (counts.tp, counts.fp, counts.fn))
+        return super().per_class(dataclasses.replace(counts, tp=tp + 0 * counts.tp, fp=fp, fn=fn))
 
 
 class VariancesOfThePrediction(MatthewsCorrelationLoss):
@@ -128,15 +123,18 @@ class MatthewsWithoutFalseNegatives(MatthewsCorrelationLoss):
 
 
 class AbsentClassesAreFree(SoftDiceLoss):
-    def undecided(self, counts: Counts) -> Any:
-        return [(counts.g <= 0, lambda: torch.zeros_like(counts.p))]
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, empty="skip", reduction="none", **options)
+
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
+        return super().forward(input, target, mask).mean()
 
 
 class BackgroundDroppedBeforeSoftmax(SoftDiceLoss):
-    def read(self, input: Any, target: Any, mask: Any = None) -> Any:
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
         input = input.clone()
         input[:, 0] = -60
-        return super().read(input, target, mask)
+        return super().forward(input, target, mask)
 
 
 class MaskedBeforeTheActivation(SoftDiceLoss):
@@ -145,8 +143,19 @@ class MaskedBeforeTheActivation(SoftDiceLoss):
 
 
 class SumInsteadOfMean(SoftDiceLoss):
-    def reduced(self, value: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        return value.sum()
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, reduction="sum", **options)
+
+
+class ProductOfSoftTargets(SoftDiceLoss):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, soft_label=False, **options)
+
+
+class UnannotatedIsTheBackgroundsAlone(SoftDiceLoss):
+    def forward(self, input: Any, target: Any, mask: Any = None) -> torch.Tensor:
+        self.softmax = False
+        return super().forward(input.softmax(1), target, mask)
 
 
 ORACLE_MUTANTS: list[tuple[type[SegmentationLoss], str, dict[str, Any]]] = [
@@ -188,6 +197,20 @@ def test_the_mask_check_rejects_a_mask_applied_before_the_activation():
     checks.ignores_masked_voxels(SoftDiceLoss)
     with pytest.raises(AssertionError):
         checks.ignores_masked_voxels(MaskedBeforeTheActivation)
+
+
+def test_the_check_of_soft_targets_rejects_the_product():
+    x, target = cases.logits(2, 3, 5), cases.logits(2, 3, 5, seed=4).softmax(1)
+    checks.equals_oracle(SoftDiceLoss, {"softmax": True}, x, target)
+    with pytest.raises(AssertionError):
+        checks.equals_oracle(ProductOfSoftTargets, {"softmax": True}, x, target, name="SoftDiceLoss")
+
+
+def test_the_check_of_partial_labels_rejects_a_background_of_its_own():
+    case = cases.logits(2, 3, 5), cases.indices(2, 3, 5), None, cases.partial("101", "111")
+    checks.equals_oracle(SoftDiceLoss, MULTI, *case)
+    with pytest.raises(AssertionError):
+        checks.equals_oracle(UnannotatedIsTheBackgroundsAlone, MULTI, *case, name="SoftDiceLoss")
 
 
 def test_the_empty_rule_check_rejects_free_false_positives():

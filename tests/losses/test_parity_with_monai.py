@@ -47,6 +47,20 @@ def test_value_and_gradient_equal_monai(name, shape, batch, include_background):
             torch.testing.assert_close(da, db, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("soft_label", [False, True])
+@pytest.mark.parametrize("name", ["dice", "jaccard", "tversky"])
+def test_soft_targets_equal_monai(name, soft_label):
+    """Whose default is the other one. Its squared forms take the form of ``soft_label`` always."""
+    ours, own, theirs, their_own = PAIRS[name]
+    x, target = cases.logits(2, 3, 5, 4), cases.logits(2, 3, 5, 4, seed=4).softmax(1)
+    shared = {"softmax": True, "soft_label": soft_label}
+    expected = cases.value_and_gradient(theirs(**shared, **their_own), x, target)
+    for got, want in zip(cases.value_and_gradient(ours(**shared, **own), x, target), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-12)
+    other = ours(softmax=True, soft_label=not soft_label, **own)(x, target)
+    assert abs(other - expected[0]) > 1e-2
+
+
 def test_index_labels_equal_monai():
     x, label = cases.logits(2, 3, 7), cases.indices(2, 3, 7)
     options = {"softmax": True, "to_onehot_y": True}

@@ -21,7 +21,7 @@ from monai_lossext.losses import (
     SoftJaccardLoss,
     SoftTverskyLoss,
 )
-from monai_lossext.losses.base import safe_pow
+from monai_lossext.losses.engine.plain import safe_pow
 
 from . import cases
 
@@ -149,6 +149,25 @@ def test_sensitivity_specificity():
     flat, truth = hard[0, 1].flatten().numpy(), g[0, 1].flatten().numpy()
     score = 0.3 * recall_score(truth, flat) + 0.7 * recall_score(truth, flat, pos_label=0)
     assert linear(hard, g)[0, 1].item() == pytest.approx(1 - score, abs=1e-12)
+
+
+@pytest.mark.usefixtures("kernels_or_plain")
+@pytest.mark.parametrize("fill", [0, 1])
+@pytest.mark.parametrize("options", [{"sigmoid": True}, MULTI], ids=["sigmoid", "softmax"])
+def test_sensitivity_specificity_of_a_patch_of_one_class_has_a_gradient(fill, options):
+    multi = options is MULTI
+    start = torch.zeros(2, 2 if multi else 1, 9, 8)
+    target = torch.full((2, 1, 9, 8), fill)
+    value, gradient = cases.value_and_gradient(SensitivitySpecificityLoss(**options), start, target)
+    exact, slope = cases.value_and_gradient(SensitivitySpecificityLoss(**options), start.double(), target)
+    assert value > 1e-3
+    torch.testing.assert_close(value.double(), exact)
+    torch.testing.assert_close(gradient.double(), slope)
+    one = gradient[:, -1:]
+    assert (one < 0 if fill else one > 0).all()
+    assert one.abs().min() > 1e-5
+    better = SensitivitySpecificityLoss(**options)(start - 100 * gradient, target)
+    assert better < value
 
 
 def test_numbers_out_of_range():

@@ -24,7 +24,7 @@ DESCRIPTIVE |= {"scope", "mask", "offset", "padding", "variance", "label_weights
 VALUES = {("inside", "-D"): "full", ("inside", "-(D-1)"): "shifted", ("reduction", "mean over voxels"): "mean"}
 VALUES |= {("reduction", "mean over voxels (Ma Eq.5)"): "mean", ("beta", "1-mean(g)"): None}
 VALUES |= {("normalize", "sum of weights (torch CrossEntropyLoss)"): "weights"}
-NOT_OURS = ("_PRINTED", "_SEGLOSS", "_MICRO", "_OF_MEAN", "CMP.COMBO", "CMP.DICE_CE")
+NOT_OURS = ("_PRINTED", "_SEGLOSS", "_MICRO", "_OF_MEAN", "CMP.COMBO")
 SUMS_ONLY = {"CONFUSION", "COUNTS"}
 READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "REG.DICE_L1": ("SoftDiceLoss", {}),
@@ -56,6 +56,7 @@ READINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "STR.SSL": ("StructuralSimilarityCrossEntropyLoss", {}),
     "CMP.COMBO_NONNEG": ("ComboLoss", {}),
     "CMP.EXPLOG": ("ExponentialLogarithmicLoss", {}),
+    "CMP.DICE_CE": ("DiceCrossEntropyLoss", {}),
     "CMP.DICE_TOPK": ("DiceTopKLoss", {}),
     "BND.BOUNDARY": ("BoundaryDistanceLoss", {}),
     "BND.HDDT": ("HausdorffDistanceLoss", {}),
@@ -98,7 +99,7 @@ def test_worked_example(example):
 
 
 def test_the_file_is_read():
-    assert len(READ) == 102
+    assert len(READ) == 103
     assert sum("expected_grad_wrt_p" in example for example in READ) == 54
     unread = {e["formula_id"] for e in EXAMPLES if e["family"] == "loss"} - set(READINGS)
     assert {name for name in unread if not name.endswith(NOT_OURS)} == SUMS_ONLY

@@ -21,7 +21,7 @@ from monai.transforms import (
 from scipy.ndimage import distance_transform_edt
 
 from monai_lossext.losses import BoundaryDistanceLoss, DistanceMapCrossEntropyLoss, HausdorffDistanceLoss
-from monai_lossext.losses.distances import signed_distance
+from monai_lossext.losses.engine.distances import signed_distance
 from monai_lossext.transforms import PenaltyDistanceMap, PenaltyDistanceMapd, SignedDistanceMap, SignedDistanceMapd
 
 from ..losses import cases

@@ -12,7 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .precision import probabilities
+
 if TYPE_CHECKING:
+    from .precision import Activation
     from .reading import Reading
 
 P = ParamSpec("P")
@@ -364,3 +367,11 @@ def penalty_regions(reading: Reading, exclusive: bool, first: int = 0) -> list[T
         return list(masks.chunk(masks.shape[1], 1))
     seen = visible(reading, exclusive, first)
     return [masks, ~masks if seen is None else ~masks & seen]
+
+
+def above(input: Tensor, activation: Activation, threshold: float = 0.5) -> Tensor:
+    """Return where the probability is above a threshold, (B, C, *S) bool."""
+    input = input.detach()
+    if activation == "sigmoid" and threshold == 0.5:
+        return input > 0
+    return probabilities(input, activation) > threshold

@@ -1,0 +1,181 @@
+"""Values that cannot be: labels, shares and probabilities out of range, and weights below 0.
+
+Where to look at a value makes nobody wait, it raises at once. On devices that compute on their own, the loss becomes
+NaN at once, its gradient 0, and what was found is copied to the processor without waiting for it; the next call of any
+loss looks at it and raises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..paths import waits
+from .reading import Reading, Rules
+
+ROUNDING = 1e-6  # how far a share or a probability may lie outside of [0, 1]
+VALIDATE = ("auto", "now", "never")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What values there may be of a tensor."""
+
+    name: str
+    low: float
+    high: float
+    expected: str
+    whole: bool = False
+
+
+@dataclass
+class Found:
+    """The least and the largest value of some tensors, and the first that is no label, on their way to the processor."""
+
+    kinds: list[Kind]
+    values: Tensor  # (kinds, 2)
+    event: torch.Event | None
+
+    def raise_(self) -> None:
+        """Wait for the values, which were asked for a call ago, and raise ValueError if one cannot be."""
+        if self.event is not None:
+            self.event.synchronize()
+        for kind, (low, high) in zip(self.kinds, self.values.numpy(), strict=True):
+            if not (low >= kind.low and high <= kind.high):
+                raise ValueError(message(kind, float(low) if not low >= kind.low else float(high)))
+
+
+_pending: deque[Found] = deque()
+
+
+def message(kind: Kind, value: float) -> str:
+    """Return what to say of a value."""
+    value = int(value) if value == value and abs(value) < 2**53 and value == int(value) else value  # noqa: PLR0124
+    return f"{kind.name} holds {value}, expected {kind.expected}."
+
+
+def of_target(rules: Rules) -> Kind:
+    """Return what a target may hold."""
+    beside = f"for an input of {rules.channels} channel(s)"
+    if rules.labels:
+        return Kind("target", 0, rules.channels - 1, f"integer labels 0..{rules.channels - 1} {beside}", whole=True)
+    return Kind("target", -ROUNDING, 1 + ROUNDING, f"values in [0, 1] {beside}")
+
+
+def of_mask() -> Kind:
+    """Return what voxel weights may be."""
+    return Kind("mask", 0, torch.finfo(torch.float64).max, "finite weights of at least 0")
+
+
+def of_probabilities() -> Kind:
+    """Return what an input may hold that takes no activation."""
+    return Kind("input", -ROUNDING, 1 + ROUNDING, "probabilities in [0, 1] (logits need sigmoid=True or softmax=True)")
+
+
+def looked_at(reading: Reading, probabilities: bool = True) -> list[tuple[Kind, Tensor]]:
+    """Return what to look at, and for what."""
+    rules, target, mask, input = reading.rules, reading.target, reading.mask, reading.input.detach()
+    found = []
+    if target.dtype != torch.bool:
+        found.append((of_target(rules), rules.without_ignored(target)[0]))
+    if mask is not None and mask.dtype != torch.bool:
+        found.append((of_mask(), mask))
+    if probabilities and rules.activation is None:
+        if mask is not None or rules.ignore_index is not None:
+            input = rules.neutral(input, target, mask, None)[0]
+        found.append((of_probabilities(), input.nan_to_num(0.0, torch.inf, -torch.inf)))
+    return found
+
+
+def extremes(kind: Kind, x: Tensor) -> Tensor:
+    """Return the least and the largest value, (2,); both NaN if one is, and one that is no label where there is."""
+    x = x.to(torch.int64) if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
+    if not x.is_floating_point():
+        return torch.stack(torch.aminmax(x))
+    low, high = x.aminmax()
+    if kind.whole:
+        off = torch.where(x == x.round(), 0, x).abs().amax()
+        low = torch.where(off > 0, -off, low)
+    return torch.stack([low, high])
+
+
+def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
+    """Look for values out of range.
+
+    Args:
+        reading: a call's input and target.
+        probabilities: whether an input without activation holds probabilities.
+
+    Returns:
+        A bool on the input's device that says whether there are such, or None where there are none.
+
+    Raises:
+        ValueError: when there are, where to look makes nobody wait, or ``validate`` is ``"now"``.
+    """
+    if reading.validate == "never" or reading.input.numel() == 0:
+        return None
+    wait = waits(reading.input)
+    found = [(kind, extremes(kind, x)) for kind, x in looked_at(reading, probabilities)]
+    if not found:
+        return None
+    if reading.validate == "now" and not torch.compiler.is_compiling():
+        wait = False
+    if not wait:
+        for kind, values in found:
+            low, high = values.tolist()
+            if not (low >= kind.low and high <= kind.high):
+                raise ValueError(message(kind, low if not low >= kind.low else high))
+        return None
+    bad = [~((values[0] >= kind.low) & (values[1] <= kind.high)) for kind, values in found]
+    if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        send([kind for kind, _ in found], [values for _, values in found])
+    return torch.stack(bad).any() if len(bad) > 1 else bad[0]
+
+
+def send(kinds: list[Kind], values: list[Tensor]) -> None:
+    """Send what was found to the processor, which looks at it in the next call."""
+    dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
+    together = torch.stack([x.to(dtype) for x in values])
+    if together.device.type == "cpu":
+        _pending.append(Found(kinds, together, None))
+        return
+    there = torch.empty(together.shape, dtype=dtype, device="cpu", pin_memory=together.device.type == "cuda")
+    there.copy_(together, non_blocking=True)
+    event = torch.Event(device=together.device)
+    event.record()
+    _pending.append(Found(kinds, there, event))
+
+
+def look_back() -> None:
+    """Raise ValueError if a call before this one had a value out of range that was not looked at yet."""
+    while _pending:
+        _pending.popleft().raise_()
+
+
+def settle(reading: Reading, bad: Tensor, x: Tensor) -> Tensor:
+    """Return what all processes found, NaN if one of them had a value out of range.
+
+    Args:
+        reading: this process's input and target.
+        bad: how many values are out of range in all processes.
+        x: what they found.
+
+    Raises:
+        ValueError: when there are such values, and it is known already.
+    """
+    if not waits(reading.input) or reading.validate == "now":
+        if bad.item() > 0:
+            check(replace(reading, validate="now"))
+            raise ValueError("a target, mask or input of another process holds a value out of range.")
+        return x
+    check(reading)  # sends what this process has
+    return torch.where(bad > 0, torch.nan, x)
+
+
+def checked(reading: Reading, probabilities: bool = True) -> tuple[Reading, Tensor | None]:
+    """Return a reading of which voxels without weight are neutral, and whether a value is out of range, as :func:`check`."""
+    bad = check(reading, probabilities)
+    return reading.neutral(), bad

@@ -1,0 +1,439 @@
+"""The operations, registered with torch: ``torch.ops.monai_lossext.sums`` and its companions.
+
+A registered operator is one node to ``torch.compile``, ``torch.export``, the profiler and fake tensors, and only plain
+tensors with memory of their own reach what computes it. On a CPU that is a compiled loop where it fits, and the plain
+form else; on other devices the plain form.
+
+Losses call :func:`voxel_sums`, :func:`voxel_values` and :func:`lovasz_slopes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import paths
+from . import checks, plain, sorting
+from .cpu import kernels
+from .plain import KINDS, Wanted
+from .precision import accumulator_dtype
+from .reading import Reading, Rules, spread
+
+NAMESPACE = "monai_lossext"
+RULES = "bool labels, int channels, int? ignore_index, str activation"
+WANTED = "bool counts, bool products, str further, str likelihood, float gamma"
+DATA = "Tensor input, Tensor target, Tensor? mask, Tensor? classes"
+FAULTS = ("target", "mask", "input")
+
+library = torch.library.Library(NAMESPACE, "DEF")
+library.define(f"sums({DATA}, {RULES}, {WANTED}, bool signed, bool raises) -> (Tensor, Tensor)")
+library.define(f"gradient(Tensor upstream, {DATA}, {RULES}, {WANTED}) -> Tensor")
+library.define(
+    f"values({DATA}, Tensor inside, Tensor outside, bool exclusive, {RULES}, {WANTED}, bool raises) -> (Tensor, Tensor)"
+)
+library.define(
+    "lovasz(Tensor errors, Tensor target, Tensor? mask, bool labels, int first, bool penalize) -> (Tensor, Tensor)"
+)
+OPERATORS = tuple(f"{NAMESPACE}::{name}" for name in ("sums", "gradient", "values", "lovasz"))
+
+Static = tuple[Any, ...]  # rules and what is wanted, as an operator takes them
+
+
+def flattened(rules: Rules, wanted: Wanted) -> Static:
+    """Return rules and what is wanted as an operator takes them."""
+    how = rules.labels, rules.channels, rules.ignore_index, rules.activation or ""
+    return *how, wanted.counts, wanted.products, wanted.further or "", wanted.likelihood or "", wanted.gamma
+
+
+def unflattened(static: Sequence[Any]) -> tuple[Rules, Wanted]:
+    """Return what :func:`flattened` was given."""
+    labels, channels, ignore_index, activation, counts, products, further, likelihood, gamma = static
+    rules = Rules(labels, channels, ignore_index, activation or None)
+    return rules, Wanted(counts, products, further or None, likelihood or None, gamma)
+
+
+# ----------------------------------------------------------------------------------------------- what computes them
+
+
+def sums_impl(input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None, *how: Any) -> Any:
+    """Return the sums, (KINDS, B, C), and how many values of target, mask and input are out of range, (3,)."""
+    *static, signed, raises = how
+    rules, wanted = unflattened(static)
+    if kernels.fits(rules, wanted, input, target, mask):
+        found = kernels.sums(rules, wanted, signed, input, target, mask, classes)
+        if found is not None:
+            return found[0], faults(found[1], rules, input, target, mask, raises, wanted)
+    if raises:
+        raise_for(rules, input, target, None if signed else mask, wanted)
+    with torch.no_grad():
+        return plain.sums(rules, wanted, input, target, mask, classes), no_faults(input)
+
+
+def gradient_impl(
+    upstream: Tensor, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None, *static: Any
+) -> Tensor:
+    """Return the gradient of the input, given that of the sums."""
+    rules, wanted = unflattened(static)
+    if kernels.fits(rules, wanted, input, target, mask):
+        found = kernels.gradient(rules, wanted, upstream, input, target, mask, classes)
+        if found is not None:
+            return found
+    with torch.no_grad():
+        return plain.gradient(rules, wanted, upstream, input, target, mask, classes)
+
+
+def values_impl(
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    classes: Tensor | None,
+    inside: Tensor,
+    outside: Tensor,
+    exclusive: bool,
+    *how: Any,
+) -> Any:
+    """Return the likelihoods of the voxels, and what is out of range, as :func:`sums_impl` does."""
+    *static, raises = how
+    rules, wanted = unflattened(static)
+    if kernels.fits(rules, wanted, input, target, mask):
+        found = kernels.values(rules, wanted, exclusive, inside, outside, input, target, mask, classes)
+        if found is not None:
+            return found[0], faults(found[1], rules, input, target, mask, raises, wanted)
+    if raises:
+        raise_for(rules, input, target, mask, wanted)
+    with torch.no_grad():
+        each = plain.values(rules, wanted, exclusive, inside, outside, input, target, mask, classes)
+        return each, no_faults(input)
+
+
+def lovasz_impl(
+    errors: Tensor, target: Tensor, mask: Tensor | None, labels: bool, first: int, penalize: bool
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`.sorting.lovasz`."""
+    few, many = kernels.FEWEST_TO_SORT, kernels.MOST_TO_SORT
+    fits = errors.dtype == torch.float32 and few <= errors.shape[-1] <= many and paths.kernels_available()
+    if fits and kernels.readable(errors, target, mask):
+        found = kernels.lovasz(errors, target, mask, labels, first, penalize)
+        if found is not None:
+            return found
+    with torch.no_grad():
+        return sorting.lovasz(errors, target, mask, labels, first, penalize)
+
+
+def no_faults(input: Tensor) -> Tensor:
+    """Return that nothing is known to be out of range."""
+    return torch.zeros(len(FAULTS), dtype=accumulator_dtype(input), device=input.device)
+
+
+def faults(
+    found: tuple[float, float, float],
+    rules: Rules,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    raises: bool,
+    wanted: Wanted,
+) -> Tensor:
+    """Return how many values are out of range; raise ValueError if there are such and ``raises``."""
+    if any(found) and raises:
+        raise_for(rules, input, target, mask, wanted)
+    return torch.tensor(found, dtype=torch.float64, device="cpu")
+
+
+def raise_for(rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, wanted: Wanted) -> None:
+    """Raise ValueError if a value is out of range, and name it."""
+    reading = Reading(rules, input, target, mask, None, None, None, "now")
+    checks.check(reading, probabilities=wanted.likelihood != "hinge")
+
+
+for name, function in (
+    ("sums", sums_impl),
+    ("gradient", gradient_impl),
+    ("values", values_impl),
+    ("lovasz", lovasz_impl),
+):
+    library.impl(name, function, "CompositeExplicitAutograd")
+
+
+# ---------------------------------------------------------------------------------------------- what torch has to know
+
+
+@torch.library.register_fake(f"{NAMESPACE}::sums", lib=library)
+def _(input: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    dtype = accumulator_dtype(input)
+    return input.new_empty((KINDS, *input.shape[:2]), dtype=dtype), input.new_empty(len(FAULTS), dtype=dtype)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::gradient", lib=library)
+def _(upstream: Tensor, input: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(input)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::values", lib=library)
+def _(
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    classes: Tensor | None,
+    inside: Tensor,
+    outside: Tensor,
+    exclusive: bool,
+    *_: Any,
+) -> tuple[Tensor, Tensor]:
+    shape = (input.shape[0], 1 if exclusive else input.shape[1], *input.shape[2:])
+    each = input.new_empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
+    return each, input.new_empty(len(FAULTS), dtype=accumulator_dtype(input))
+
+
+@torch.library.register_fake(f"{NAMESPACE}::lovasz", lib=library)
+def _(errors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return errors.new_empty(errors.shape), errors.new_empty((*errors.shape[:2], 3), dtype=accumulator_dtype(errors))
+
+
+def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the gradient of sums needs."""
+    *data, static, _, _ = *inputs[:4], inputs[4:-2], *inputs[-2:]
+    ctx.save_for_backward(*data)
+    ctx.static = static
+    ctx.mark_non_differentiable(output[1])
+
+
+def back_from_sums(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
+    """Return the gradient of the input of sums."""
+    return gradient_of(ctx.static, upstream, *ctx.saved_tensors), *[None] * (len(ctx.static) + 5)
+
+
+def keep_values(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Keep what the gradient of values needs."""
+    ctx.save_for_backward(*inputs[:6])
+    ctx.exclusive, ctx.static = inputs[6], inputs[7:-1]
+    ctx.mark_non_differentiable(output[1])
+
+
+def back_from_values(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
+    """Return the gradient of the input of values: that of their sum, in which each weighs as much as its gradient."""
+    *data, inside, outside = ctx.saved_tensors
+    return gradient_of_values(ctx.static, ctx.exclusive, upstream, data, inside, outside), *[None] * (
+        len(ctx.static) + 7
+    )
+
+
+def gradient_of(static: Static, upstream: Tensor, *data: Any) -> Tensor:
+    """Return the gradient of the input of sums, or a graph of it where somebody wants to differentiate it."""
+    if torch.is_grad_enabled():
+        rules, wanted = unflattened(static)
+        return again(lambda input: plain.sums(rules, wanted, input, *data[1:]), data[0], upstream)
+    if use_operators(data[0]):
+        found: Tensor = torch.ops.monai_lossext.gradient(upstream, *data, *static)
+        return found
+    return plain.gradient(*unflattened(static), upstream, *data)
+
+
+def gradient_of_values(
+    static: Static, exclusive: bool, upstream: Tensor, data: Sequence[Any], inside: Tensor, outside: Tensor
+) -> Tensor:
+    """Return the gradient of the input of values."""
+    input, target, mask, classes = data
+    rules, wanted = unflattened(static)
+    if torch.is_grad_enabled():
+        return again(
+            lambda z: plain.values(rules, wanted, exclusive, inside, outside, z, target, mask, classes), input, upstream
+        )
+    weight = upstream if mask is None else upstream * mask
+    of_sums = torch.zeros((KINDS, *input.shape[:2]), dtype=accumulator_dtype(input), device=input.device)
+    of_sums[plain.INSIDE], of_sums[plain.OUTSIDE] = inside, outside
+    return gradient_of(static, of_sums, input, target, weight, classes)
+
+
+def again(function: Any, input: Tensor, upstream: Tensor) -> Tensor:
+    """Return the gradient of a function as a graph."""
+    (gradient,) = torch.autograd.grad(function(input), input, upstream, create_graph=True)
+    return gradient
+
+
+torch.library.register_autograd(f"{NAMESPACE}::sums", back_from_sums, setup_context=keep_sums, lib=library)
+torch.library.register_autograd(f"{NAMESPACE}::values", back_from_values, setup_context=keep_values, lib=library)
+
+
+class PlainSums(Function):
+    """The sums in torch's operations, with a gradient of their own, so that nothing is kept but what was given."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, mask: Any, classes: Any, static: Static) -> Tensor:
+        """Return the sums."""
+        ctx.save_for_backward(input, target, mask, classes)
+        ctx.static = static
+        return plain.sums(*unflattened(static), input, target, mask, classes)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the input."""
+        return gradient_of(ctx.static, upstream[0], *ctx.saved_tensors), None, None, None, None
+
+
+class PlainValues(Function):
+    """The values of voxels in torch's operations, likewise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        target: Tensor,
+        mask: Any,
+        classes: Any,
+        inside: Tensor,
+        outside: Tensor,
+        exclusive: bool,
+        static: Static,
+    ) -> Tensor:
+        """Return the values."""
+        ctx.save_for_backward(input, target, mask, classes, inside, outside)
+        ctx.exclusive, ctx.static = exclusive, static
+        data = input, target, mask, classes
+        return plain.values(*unflattened(static), exclusive, inside, outside, *data)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the input."""
+        *data, inside, outside = ctx.saved_tensors
+        gradient = gradient_of_values(ctx.static, ctx.exclusive, upstream[0], data, inside, outside)
+        return gradient, *[None] * 7
+
+
+# ------------------------------------------------------------------------------------------------------ what losses call
+
+
+def use_operators(x: Tensor) -> bool:
+    """Return whether an operation is done by its operator: where there are kernels for the device, of which torch sees
+    nothing. Elsewhere torch sees, and compiles, the operations of the plain form.
+    """
+    return x.device.type == "cpu" and paths.kernels_available() and not paths.transformed()
+
+
+def voxel_sums(reading: Reading, wanted: Wanted, *, signed: bool = False, deferred: bool = False) -> Any:
+    """Return the sums of each sample and class, (KINDS, B, C) in float64, with gradient to the input.
+
+    Args:
+        reading: input, target and weights of a call.
+        wanted: which sums.
+        signed: whether weights may be below 0, and need no check.
+        deferred: whether to return also how many values are out of range, a number, in the place of raising.
+
+    Raises:
+        ValueError: when a label, a target's value, a probability or a weight is out of range; see :mod:`.checks`.
+    """
+    refuse_forward_mode(reading.input)
+    reading = reading.activated()
+    rules, data = reading.rules, (reading.input, reading.target, reading.mask, reading.classes)
+    static = flattened(rules, wanted)
+    if reading.input.numel() == 0:
+        nothing = reading.input.sum() * torch.zeros(KINDS, *reading.input.shape[:2], device=reading.input.device)
+        nothing = nothing.to(accumulator_dtype(reading.input))
+        return (nothing, nothing.new_zeros(())) if deferred else nothing
+    if use_operators(reading.input):
+        raises = reading.validate != "never" and not deferred
+        sums, found = torch.ops.monai_lossext.sums(*data, *static, signed, raises)
+        return (sums, found.sum()) if deferred else sums
+    bad = None
+    if not deferred or paths.waits(reading.input):
+        looked_at = replace(reading, mask=None) if signed else reading
+        bad = checks.check(looked_at, probabilities=wanted.likelihood != "hinge")
+    else:
+        bad = found_by(reading, wanted)
+    if paths.transformed() or torch.compiler.is_compiling():
+        sums = plain.sums(rules, wanted, *data)
+    else:
+        sums = PlainSums.apply(*data, static)
+    if deferred:
+        return sums, sums.new_zeros(()) if bad is None else bad.to(sums.dtype)
+    return sums if bad is None else torch.where(bad, torch.nan, sums)
+
+
+def found_by(reading: Reading, wanted: Wanted) -> Tensor:
+    """Return whether a value is out of range, as a number that processes can add up."""
+    try:
+        checks.check(replace(reading, validate="now"), probabilities=wanted.likelihood != "hinge")
+    except ValueError:
+        return torch.ones((), device=reading.input.device)
+    return torch.zeros((), device=reading.input.device)
+
+
+def voxel_values(reading: Reading, wanted: Wanted, exclusive: bool, inside: Tensor, outside: Tensor) -> Tensor:
+    """Return the weighted likelihood of each voxel, (B, 1, *S) for exclusive classes, else (B, C, *S), with gradient.
+
+    Args:
+        reading: input, target and weights of a call.
+        wanted: which likelihood.
+        exclusive: whether to add up over the classes.
+        inside: (B, C), factors of what is inside of a class.
+        outside: (B, C), factors of what is not, unless classes are exclusive.
+
+    Raises:
+        ValueError: as :func:`voxel_sums` does.
+    """
+    refuse_forward_mode(reading.input)
+    reading = reading.activated()
+    rules, data = reading.rules, (reading.input, reading.target, reading.mask, reading.classes)
+    static = flattened(rules, wanted)
+    if reading.input.numel() > 0 and use_operators(reading.input):
+        factors = inside.to(torch.float64), outside.to(torch.float64)
+        raises = reading.validate != "never"
+        each: Tensor = torch.ops.monai_lossext.values(*data, *factors, exclusive, *static, raises)[0]
+        return each
+    bad = checks.check(reading, probabilities=wanted.likelihood != "hinge")
+    if paths.transformed() or torch.compiler.is_compiling() or reading.input.numel() == 0:
+        each = plain.values(rules, wanted, exclusive, inside, outside, *data)
+    else:
+        each = PlainValues.apply(*data, inside, outside, exclusive, static)
+    return each if bad is None else torch.where(bad, torch.nan, each)
+
+
+def lovasz_slopes(
+    errors: Tensor, target: Tensor, mask: Tensor | None, labels: bool, first: int, penalize: bool
+) -> tuple[Tensor, Tensor]:
+    """Return :func:`.sorting.lovasz`, which has no gradient of its own."""
+    if errors.numel() > 0 and use_operators(errors):
+        found: tuple[Tensor, Tensor] = torch.ops.monai_lossext.lovasz(errors, target, mask, labels, first, penalize)
+        return found
+    return sorting.lovasz(errors, target, mask, labels, first, penalize)
+
+
+def voxel_weights(reading: Reading, kept: Tensor | None, exclusive: bool) -> Tensor | None:
+    """Return what each voxel counts, (B, 1, *S) for exclusive classes, else (B, 1 or C, *S); None for 1.
+
+    Args:
+        reading: input, target and weights of a call.
+        kept: (B, C), which classes count, or None for all.
+        exclusive: whether a voxel has one class, and counts as that does.
+    """
+    if reading.mask is None and reading.rules.ignore_index is None and kept is None:
+        return None
+    reading = reading.weighed()
+    dtype = torch.promote_types(reading.input.dtype, torch.float32)
+    weight = None if reading.mask is None else reading.mask.to(dtype)
+    if kept is not None:
+        kept = spread(kept.to(dtype), reading.input.ndim)
+        weight = kept if weight is None else weight * kept
+    if not exclusive or weight is None or weight.shape[1] == 1:
+        return weight
+    if reading.labels:
+        return weight.expand_as(reading.input).gather(1, reading.target.long())
+    share = reading.target.to(dtype)
+    seen = (weight > 0).any(1, keepdim=True)
+    return (1 - (share * (1 - weight)).sum(1, keepdim=True)).clamp(min=0) * seen
+
+
+def refuse_forward_mode(input: Tensor) -> None:
+    """Raise NotImplementedError under forward-mode differentiation, which the operators do not know."""
+    level = torch.autograd.forward_ad._current_level
+    if level >= 0 and not torch.compiler.is_compiling():
+        if torch.autograd.forward_ad.unpack_dual(input).tangent is not None:
+            raise NotImplementedError(
+                "losses are differentiated backwards only: forward-mode derivatives (torch.func.jvp, dual tensors) are "
+                "not available."
+            )
