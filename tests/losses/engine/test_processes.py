@@ -32,6 +32,14 @@ TOGETHER: dict[str, Any] = {**MULTI, "batch": True, "distributed": True}
 REGION = [cls for cls in cases.CLASSES if issubclass(cls, RegionLoss)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _kernels_are_compiled_beforehand() -> None:
+    """Let processes load them, and not compile the same ones while others wait."""
+    for cls in (*REGION, DiceCrossEntropyLoss):
+        cases.value_and_gradient(cases.make(cls, **MULTI, batch=True), *data())
+    cases.value_and_gradient(SoftDiceLoss(**MULTI), *(t.float() if t.is_floating_point() else t for t in data()))
+
+
 def _start(rank: int, world: int, folder: str, task: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     # a process that waits for others in vain fails, and the test with it

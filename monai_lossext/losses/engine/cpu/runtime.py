@@ -101,11 +101,15 @@ class LoopCache(FunctionCache):  # type: ignore[misc]
 
     _impl_class = Implementation
 
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Return what a loop is found by in its file: the folder and the name say the rest."""
+        return sig, codegen.magic_tuple()
+
 
 def cache_folder() -> Path:
     """Return where compiled loops are kept: ``MONAI_LOSSEXT_CACHE``, or a folder in the user's cache."""
     given = os.environ.get("MONAI_LOSSEXT_CACHE")
-    return Path(given) if given else Path(AppDirs(appname="monai_lossext", appauthor=False).user_cache_dir)
+    return Path(given) if given else Path(AppDirs(appname="monai_lossext", appauthor=False).user_cache_dir) / "loops"
 
 
 @lru_cache(maxsize=1)
