@@ -17,7 +17,7 @@ from .engine.operators import voxel_sums
 from .engine.plain import Wanted
 from .engine.precision import Activation
 from .engine.reading import Reading, read_shapes
-from .paths import known
+from .paths import known, waits
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -200,16 +200,18 @@ class SegmentationLoss(_Loss):
             )
         return value * self.weight.to(value)
 
-    def reduced(self, value: Tensor, valid: Tensor) -> Tensor:
-        """Reduce values to what the caller asked for; those that are not valid are 0 and do not count."""
-        if valid.numel() == 0 or not known(valid):
-            value = torch.where(valid, value, 0.0)
+    def reduced(self, value: Tensor, valid: Tensor | None) -> Tensor:
+        """Reduce values to what the caller asked for; those that are not valid are 0 and do not count, None: all are."""
+        if valid is not None and (valid.numel() == 0 or not known(valid)):
+            value = value.masked_fill(~valid, 0.0)
         elif self.reduction == "mean":
             return value.mean()
         if self.reduction == "none":
             return value
         total = value.sum()
-        return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
+        if self.reduction == "sum":
+            return total
+        return total / (value.numel() if valid is None else valid.sum().clamp(min=1))
 
 
 class ClasswiseLoss(SegmentationLoss):
@@ -227,7 +229,7 @@ class ClasswiseLoss(SegmentationLoss):
         super().__init__(*args, **options)
         self.empty = one_of(EMPTY_RULES, empty=empty)
 
-    def settled(self, value: Tensor, n: Tensor, undecided: Undecided) -> Tensor:
+    def settled(self, value: Tensor, n: Tensor, undecided: Undecided, everything: bool = False) -> Tensor:
         """Apply class weights and the empty rule, and reduce.
 
         Args:
@@ -235,17 +237,20 @@ class ClasswiseLoss(SegmentationLoss):
             n: (B, C), weighted number of voxels; where it is 0, nothing is to be judged.
             undecided: pairs of where the formula cannot judge a prediction and of a function that returns the mean
                 wrong probability to use there, both of the shape of ``value``.
+            everything: whether all voxels of all classes count.
         """
         value = self.weighted(value)
-        valid = n > 0 if value.shape == n.shape else (n > 0).any(1, keepdim=True)
+        valid = None
+        if not everything:
+            valid = n > 0 if value.shape == n.shape else (n > 0).any(1, keepdim=True)
         if self.empty != "formula":
             for where, wrong in undecided:
-                if known(~where):
+                if not waits(where) and not where.any():
                     continue
                 if self.empty == "penalize":
                     value = torch.where(where, self.weighted(wrong()), value)
                 else:
-                    valid = valid & ~where
+                    valid = ~where if valid is None else valid & ~where
         return self.reduced(value, valid)
 
 
@@ -279,9 +284,9 @@ class SumsLoss(SegmentationLoss):
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums of a call, (KINDS, B, C), and how many values are out of range where nobody has raised for them."""
+    """Sums of a call, KINDS times (B, C), and how many values are out of range where nobody has raised for them."""
 
-    values: Tensor
+    values: Sequence[Any]  # tensors; None for those that nobody wanted
     bad: Tensor | None = None
 
 
@@ -291,9 +296,7 @@ def sums_for(losses: Sequence[SumsLoss], reading: Reading) -> Sums:
     for loss in losses:
         wanted = None if wanted is None else wanted | loss.wanted()
     assert wanted is not None
-    if any(loss.waits_for_others() for loss in losses):
-        return Sums(*voxel_sums(reading, wanted, deferred=True))
-    return Sums(voxel_sums(reading, wanted))
+    return Sums(*voxel_sums(reading, wanted, deferred=any(loss.waits_for_others() for loss in losses)))
 
 
 def safe_ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tensor:
@@ -305,5 +308,5 @@ def safe_ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tens
 
 
 def mean(total: Tensor, n: Tensor) -> Tensor:
-    """Return total / n, and 0 where there is no voxel."""
-    return safe_ratio(total, n, otherwise=0.0)
+    """Return total / n for n of at least 0, and 0 where both are."""
+    return total / n.clamp(min=torch.finfo(n.dtype).tiny)

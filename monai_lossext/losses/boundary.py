@@ -16,7 +16,7 @@ from .engine.checks import checked
 from .engine.distances import above, checked_spacing, class_masks, signed_distance, visible
 from .engine.operators import voxel_sums
 from .engine.plain import FIRST, FP, SECOND, TP, Wanted
-from .engine.precision import Activation, accumulator_dtype, probabilities
+from .engine.precision import Activation, accumulator_dtype, computing_dtype, probabilities
 from .engine.reading import Reading
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class BoundaryLossBase(SegmentationLoss):
             n = weight.flatten(2).sum(-1, dtype=total.dtype)
         value = self.reduced(self.weighted(mean(total, n)), n > 0)
         value = value if bad is None else torch.where(bad, torch.nan, value)
-        return value.to(torch.promote_types(reading.input.dtype, torch.float32))
+        return value.to(computing_dtype(reading.input))
 
     def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
         """Return the weighted sum over the voxels of each class from the first on, (B, C), in float64."""
@@ -78,8 +78,8 @@ class BoundaryLossBase(SegmentationLoss):
         """Return the loss of each voxel, (B, C, *S), from probabilities and target of that shape."""
         raise NotImplementedError
 
-    def weighed_sums(self, reading: Reading, first: int, phi: Tensor, wanted: Wanted) -> Tensor:
-        """Return the sums of a call in which a map weighs each voxel, (KINDS, B, C) of the classes from the first on.
+    def weighed_sums(self, reading: Reading, first: int, phi: Tensor, wanted: Wanted) -> list[Any]:
+        """Return the sums of a call in which a map weighs each voxel, KINDS times (B, C) of the classes from the first on.
 
         Args:
             reading: input and target without weights of their own.
@@ -90,8 +90,8 @@ class BoundaryLossBase(SegmentationLoss):
         if first:
             phi = torch.cat([torch.zeros_like(phi[:, :first]), phi], 1)
         reading = replace(reading, mask=phi, classes=None, validate="never")
-        found: Tensor = voxel_sums(reading, wanted, signed=True)
-        return found[:, :, first:]
+        found, _ = voxel_sums(reading, wanted, signed=True)
+        return [None if x is None else x[:, first:] for x in found]
 
 
 class BoundaryDistanceLoss(BoundaryLossBase):
@@ -327,7 +327,7 @@ def voxel_weights(reading: Reading, first: int) -> Tensor | None:
     weight = torch.ones((), device=reading.input.device) if reading.mask is None else reading.mask
     if reading.classes is not None:
         weight = weight * reading.classes.view(*reading.classes.shape, *[1] * (reading.input.ndim - 2))
-    return weight.expand_as(reading.input)[:, first:].to(torch.promote_types(reading.input.dtype, torch.float32))
+    return weight.expand_as(reading.input)[:, first:].to(computing_dtype(reading.input))
 
 
 def signed_map(reading: Reading, first: int, spacing: Sequence[float] | None) -> Tensor:
@@ -338,7 +338,7 @@ def signed_map(reading: Reading, first: int, spacing: Sequence[float] | None) ->
     """
     given = reading.distance_map
     if given is None:
-        dtype = torch.promote_types(reading.input.dtype, torch.float32)
+        dtype = computing_dtype(reading.input)
         distances: Tensor = signed_distance(class_masks(reading, first=first), spacing, dtype)
         return distances
     if given.shape != reading.input.shape:
@@ -401,7 +401,7 @@ def _stretched(x: Tensor) -> Tensor:
 
 def widened(x: Tensor) -> Tensor:
     """Return ``x`` in at least float32."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(computing_dtype(x))
 
 
 def shifted(distances: Tensor, shift: float) -> Tensor:

@@ -15,7 +15,7 @@ from .boundary import HausdorffDistanceLoss
 from .engine.plain import Wanted, safe_pow
 from .engine.precision import SMALLEST_PROBABILITY, held, promoted
 from .region import Counts, OverlapLoss, SoftDiceLoss
-from .voxel import BalancedCrossEntropyLoss, Sizes, TopKCrossEntropyLoss, VoxelLoss, WeightedCrossEntropyLoss
+from .voxel import BalancedCrossEntropyLoss, Factors, Sizes, TopKCrossEntropyLoss, VoxelLoss, WeightedCrossEntropyLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -130,12 +130,13 @@ class CompoundLoss(_Loss):
             A scalar.
         """
         parts = self.parts(input, target, mask)
-        first = next(iter(parts.values()))
-        weighed = [
-            self.weights[name] * (self.ratio(first, part) * part if self.balance and part is not first else part)
-            for name, part in parts.items()
-        ]
-        return torch.stack(weighed).sum()
+        first, total = next(iter(parts.values())), None
+        for name, part in parts.items():
+            part = self.ratio(first, part) * part if self.balance and part is not first else part
+            part = part if self.weights[name] == 1 else self.weights[name] * part
+            total = part if total is None else total + part
+        assert total is not None
+        return total
 
     def ratio(self, first: Tensor, other: Tensor) -> Tensor:
         """Return what scales ``other`` to the size of ``first``; 1 where either is 0 and has nothing to compare."""
@@ -356,7 +357,7 @@ class PowerOfLogLikelihood(VoxelLoss):
 
     likelihood = "power"
 
-    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> Factors:
         """Return the weights of the labels, (1, C)."""
         if self.label_weight is None:
             share = safe_ratio(sizes.size.sum(0, keepdim=True), sizes.number.sum(0, keepdim=True), otherwise=0.0)

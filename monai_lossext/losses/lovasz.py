@@ -14,7 +14,7 @@ from .engine import plain
 from .engine.checks import check
 from .engine.operators import lovasz_slopes, voxel_sums
 from .engine.plain import FN, FP, INSIDE, OUTSIDE, Wanted
-from .engine.precision import probabilities, promoted
+from .engine.precision import computing_dtype, probabilities, promoted
 from .engine.reading import Reading, spread
 from .paths import known
 
@@ -59,7 +59,7 @@ class LovaszLoss(ClasswiseLoss):
         present = size > 0
         value = self.settled(value, torch.where(self.counted(present, first), n, 0.0), [(~present, lambda: value)])
         value = value if bad is None else torch.where(bad, torch.nan, value)
-        return value.to(torch.promote_types(reading.input.dtype, torch.float32))
+        return value.to(computing_dtype(reading.input))
 
     def slopes(self, reading: Reading, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return by how much the Jaccard loss grows with each error, and the numbers of voxels and of the class's.
@@ -166,8 +166,8 @@ class LovaszSoftmaxLoss(LovaszLoss):
 
     def value(self, reading: Reading) -> Tensor:
         """Return false positives and false negatives in which slopes weigh the voxels: they are the errors."""
-        sums = voxel_sums(reading, Wanted(counts=True), signed=True)
-        return sums[FP] + sums[FN]
+        sums, _ = voxel_sums(reading, Wanted(counts=True), signed=True)
+        return sums[FP] + sums[FN]  # type: ignore[operator]
 
     def counted(self, present: Tensor, first: int) -> Tensor:
         """Return which classes count, (B, C) bool."""
@@ -224,8 +224,8 @@ class LovaszHingeLoss(LovaszLoss):
 
     def value(self, reading: Reading) -> Tensor:
         """Return the hinge errors times the slopes, (B, C)."""
-        sums = voxel_sums(reading, Wanted(likelihood="hinge"), signed=True)
-        return sums[INSIDE] + sums[OUTSIDE]
+        sums, _ = voxel_sums(reading, Wanted(likelihood="hinge"), signed=True)
+        return sums[INSIDE] + sums[OUTSIDE]  # type: ignore[operator]
 
 
 def checked_classes(classes: str | Sequence[int], lowest: int) -> str | tuple[int, ...]:

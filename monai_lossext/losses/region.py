@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,7 +27,7 @@ from .base import (
 from .engine import checks
 from .engine.distributed import over_processes, total_over_processes
 from .engine.plain import Wanted, safe_pow
-from .engine.precision import held
+from .engine.precision import computing_dtype, held
 from .engine.reading import Reading
 from .paths import known
 
@@ -67,13 +67,14 @@ class Counts:
     added: Tensor | None = None
 
     @classmethod
-    def of(cls, sums: Tensor, extra: Extra = None) -> Counts:
-        """Return the counts of the sums of :mod:`.engine.plain`, (KINDS, B, C).
+    def of(cls, sums: Sequence[Tensor], extra: Extra = None) -> Counts:
+        """Return the counts of the first sums of :mod:`.engine.plain`, each (B, C).
 
         The number of voxels and the size of the reference have no gradient.
         """
-        n, g, *rest = sums.unbind()
-        return cls(n.detach(), g.detach(), *rest[:3], **dict(zip(EXTRA[extra], rest[3:], strict=False)))
+        n, g, *rest = sums
+        n, g = (x.detach() if x.requires_grad else x for x in (n, g))
+        return cls(n, g, *rest[:3], **dict(zip(EXTRA[extra], rest[3:], strict=True)))
 
     @property
     def p(self) -> Tensor:
@@ -180,8 +181,10 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
     def of_sums(self, sums: Sums, reading: Reading) -> Tensor:
         """Return the loss, given the sums of a call."""
         counts = self.counts(sums, reading)
-        value = self.settled(self.per_class(counts), counts.n, self.undecided(counts))
-        return value.to(torch.promote_types(reading.input.dtype, torch.float32))
+        everything = reading.mask is None and reading.classes is None and reading.rules.ignore_index is None
+        everything = everything and reading.input.numel() > 0 and sums.bad is None
+        value = self.settled(self.per_class(counts), counts.n, self.undecided(counts), everything)
+        return value.to(computing_dtype(reading.input))
 
     def counts(self, sums: Sums, reading: Reading) -> Counts:
         """Return the soft counts, (B, C) or with ``batch=True`` (1, C), without the background if it is excluded.
@@ -189,16 +192,16 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
         Raises:
             ValueError: when a value was out of range in another process.
         """
-        values = sums.values
+        values = [x for x in sums.values[: 5 + len(EXTRA[self.extra])]]
         if reading.classes is not None:
-            values = values * reading.classes
+            values = [x * reading.classes for x in values]
         if self.batch:
-            values = values.sum(1, keepdim=True)
+            values = [x.sum(0, keepdim=True) for x in values]
         if sums.bad is not None:
-            values, bad = total_over_processes(values, sums.bad, self.group)
-            values = checks.settle(reading, bad, values)
+            together, bad = total_over_processes(torch.stack(values), sums.bad, self.group)
+            values = list(checks.settle(reading, bad, together).unbind())
         if not self.include_background and reading.channels > 1:
-            values = values[:, :, 1:]
+            values = [x[:, 1:] for x in values]
         return Counts.of(values, self.extra)
 
     def per_class(self, counts: Counts) -> Tensor:
@@ -229,6 +232,8 @@ class OverlapLoss(RegionLoss):
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
         """Return the smoothed ratio; 0 / 0, which needs no smoothing and nothing to find, counts as perfect."""
+        if self.smooth_dr > 0:  # counts are at least 0
+            return (numerator + self.smooth_nr) / (denominator + self.smooth_dr)
         return safe_ratio(numerator + self.smooth_nr, denominator + self.smooth_dr, otherwise=1.0)
 
 
@@ -677,7 +682,7 @@ class MatthewsCorrelationLoss(RegionLoss):
 
     def undecided(self, counts: Counts) -> Undecided:
         """Return classes without foreground and classes without background, with the mean wrong probability."""
-        full = (counts.n - counts.g <= 1e-12 * counts.n) & (counts.g > 0)
+        full = (counts.g >= (1 - 1e-12) * counts.n) & (counts.g > 0)
 
         def missed() -> Tensor:
             return mean(counts.fn, counts.n)
@@ -707,10 +712,12 @@ def _one_minus_correlation(covariance: Tensor, spread_p: Tensor, spread_g: Tenso
 def _one_minus_matthews(counts: Counts, smooth: float) -> Tensor:
     """Return one minus the coefficient of each class against the rest, (B, C)."""
     assert counts.tn is not None
-    n = counts.n + 2 * smooth
-    share = mean(torch.ones_like(n), n)  # of one voxel
-    tp, tn, fp, fn = (counts.tp + smooth) * share, (counts.tn + smooth) * share, counts.fp * share, counts.fn * share
-    return _one_minus_correlation(tp * tn - fp * fn, (tp + fp) * (tn + fn), (tp + fn) * (tn + fp), fp + fn)
+    tp, tn, fp, fn = counts.tp + smooth, counts.tn + smooth, counts.fp, counts.fn
+    covariance = torch.addcmul(tp * tn, fp, fn, value=-1)
+    spread_p, spread_g = (tp + fp) * (tn + fn), (tp + fn) * (tn + fp)
+    if smooth > 0:
+        return 1 - covariance * (spread_p * spread_g).rsqrt()
+    return _one_minus_correlation(covariance, spread_p, spread_g, fp + fn)
 
 
 def _one_minus_gorodkin(counts: Counts, smooth: float) -> Tensor:

@@ -34,11 +34,14 @@ from .engine.distances import (
 )
 from .engine.neighbourhoods import each_voxel, sum_of_voxels
 from .engine.operators import voxel_sums, voxel_values, voxel_weights
-from .engine.plain import INSIDE, OUTSIDE, G, N, Wanted
-from .engine.precision import accumulator_dtype, both_probabilities, promoted
+from .engine.plain import INSIDE, OUTSIDE, Wanted
+from .engine.precision import accumulator_dtype, both_probabilities, computing_dtype, promoted
 from .engine.reading import Reading, Rules, spread
 from .engine.sorting import descending, largest
 from .paths import known, waits
+
+Factor = Tensor | float | None  # of classes, (B or 1, C), or one for all; None is 1
+Factors = tuple[Factor, Factor]  # of what is inside and outside of each class
 
 SMALLEST_DIFFERENCE = 1e-9  # of structures; what is smaller may be rounding
 
@@ -92,9 +95,9 @@ class VoxelLoss(SumsLoss):
         if emphasis is None:
             return self.of_sums(sums_for([self], reading), reading)
         weight = emphasis if reading.mask is None else reading.mask * emphasis
-        values = voxel_sums(replace(reading, mask=weight), self.wanted())
+        values, _ = voxel_sums(replace(reading, mask=weight), self.wanted())
         if not counts:
-            values = torch.cat([sizes_of(reading), values[2:]])
+            values = (*sizes_of(reading), *values[2:])
         return self.of_sums(Sums(values), reading)
 
     def shares_walk(self) -> bool:
@@ -107,19 +110,35 @@ class VoxelLoss(SumsLoss):
 
     def of_sums(self, sums: Sums, reading: Reading) -> Tensor:
         """Return the mean, or the sum, of the likelihoods times their factors."""
+        dtype = computing_dtype(reading.input)
+        if self.is_plain(reading):  # where each operation is a call of a device
+            total = sums.values[INSIDE].sum()
+            total = total if self.exclusive(reading) else total + sums.values[OUTSIDE].sum()
+            number = reading.input.numel() // (reading.channels if self.exclusive(reading) else 1)
+            return (total / number if self.reduction == "mean" else total).to(dtype)
         sizes = self.sizes(sums.values, reading)
         inside, outside = (sizes.counted(x) for x in self.factors(sizes))
-        total = (inside * sums.values[INSIDE]).sum()
+        total = weighed(sums.values[INSIDE], inside)
         if not sizes.exclusive:
-            total = total + (outside * sums.values[OUTSIDE]).sum()
+            total = total + weighed(sums.values[OUTSIDE], outside)
         if self.reduction == "mean":
-            total = safe_ratio(total, self.divisor(sizes, inside, outside), otherwise=0.0)
-        return total.to(torch.promote_types(reading.input.dtype, torch.float32))
+            total = mean(total, self.divisor(sizes, inside, outside))
+        return total.to(dtype)
+
+    def is_plain(self, reading: Reading) -> bool:
+        """Return whether all voxels and classes count the same."""
+        everything = reading.mask is None and reading.classes is None and reading.rules.ignore_index is None
+        alike = self.weight is None and self.first(reading.channels) == 0 and reading.input.numel() > 0
+        return everything and alike and self.balances_nothing()
+
+    def balances_nothing(self) -> bool:
+        """Return whether :meth:`balance` and :meth:`divisor` are those of the plain mean."""
+        return type(self).balance is VoxelLoss.balance and type(self).divisor is VoxelLoss.divisor
 
     def each(self, reading: Reading, emphasis: Tensor | None) -> Tensor:
         """Return each voxel's loss times its weight."""
         sizes = self.sizes(sizes_of(reading), reading)
-        inside, outside = (sizes.counted(x).expand(reading.input.shape[:2]) for x in self.factors(sizes))
+        inside, outside = (sizes.full(x) for x in self.factors(sizes))
         each = voxel_values(reading, self.wanted(), sizes.exclusive, inside, outside)
         each = each if sizes.exclusive else each[:, self.first(reading.channels) :]
         return each if emphasis is None else each * self.narrowed(emphasis, sizes)
@@ -128,11 +147,11 @@ class VoxelLoss(SumsLoss):
         """Return of (B, 1 or C, *S) the channels that have values."""
         return x if sizes.exclusive or x.shape[1] == 1 else x[:, self.first(x.shape[1]) :]
 
-    def sizes(self, sums: Tensor, reading: Reading) -> Sizes:
+    def sizes(self, sums: Sequence[Tensor], reading: Reading) -> Sizes:
         """Return which classes count, and the sizes of classes and samples."""
         exclusive = self.exclusive(reading)
         kept = self.kept(reading)
-        number, size = sums[N].detach(), sums[G].detach()
+        number, size = (x.detach() if x.requires_grad else x for x in sums[:2])
         if kept is not None:
             size = torch.where(kept, size, 0.0)
         if not exclusive:
@@ -145,7 +164,7 @@ class VoxelLoss(SumsLoss):
                 left_out = ~kept
                 if reading.merges:  # into the background, which keeps them
                     left_out = torch.cat([left_out[:, :1], torch.zeros_like(left_out[:, 1:])], 1)
-                number = number - torch.where(left_out, sums[G].detach(), 0.0).sum(1, keepdim=True)
+                number = number - torch.where(left_out, sums[1].detach(), 0.0).sum(1, keepdim=True)
         return Sizes(number, size, kept, exclusive)
 
     def exclusive(self, reading: Reading) -> bool:
@@ -169,21 +188,24 @@ class VoxelLoss(SumsLoss):
         """Return a further factor of each voxel's loss, a constant (B, 1 or C, *S), and whether it counts in the mean."""
         return None, False
 
-    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
-        """Return factors of what is inside and outside of each class, (B or 1, C); exclusive classes: inside only."""
-        return sizes.per_class(1.0, 1.0)
+    def balance(self, sizes: Sizes) -> Factors:
+        """Return factors of what is inside and outside of each class, (B or 1, C), None for 1.
 
-    def factors(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+        Of exclusive classes the first alone is used.
+        """
+        return None, None
+
+    def factors(self, sizes: Sizes) -> Factors:
         """Return :meth:`balance` times the class weights."""
         inside, outside = self.balance(sizes)
         if self.weight is None:
             return inside, outside
-        first = self.first(inside.shape[1])
-        weight = self.weighted(torch.ones_like(inside[:1, first:]))
+        first = self.first(sizes.channels)
+        weight = self.weighted(sizes.size.new_ones(1, sizes.channels - first))
         weight = torch.nn.functional.pad(weight, (first, 0), value=1.0)  # the background's voxels do not count anyway
-        return inside * weight, outside * weight
+        return (weight if x is None else x * weight for x in (inside, outside))  # type: ignore[return-value]
 
-    def divisor(self, sizes: Sizes, inside: Tensor, outside: Tensor) -> Tensor:
+    def divisor(self, sizes: Sizes, inside: Factor, outside: Factor) -> Tensor:
         """Return what the mean divides by."""
         return sizes.number.sum()
 
@@ -202,25 +224,37 @@ class Sizes:
         """Number of channels."""
         return self.size.shape[1]
 
-    def per_class(self, foreground: float, background: float) -> tuple[Tensor, Tensor]:
+    def per_class(self, foreground: float, background: float) -> Factors:
         """Return factors of what is inside and outside of each class, (1, C); exclusive class 0 is the background."""
-        outside = (
-            torch.full_like(self.size[:1], background)
-            if len(self.size)
-            else self.size.new_full((1, self.channels), background)
-        )
+        if foreground == background:
+            return foreground, background
+        outside = self.size.new_full((1, self.channels), background)
         inside = torch.full_like(outside, foreground)
         if self.exclusive:
             inside[:, 0] = background
         return inside, outside
 
-    def counted(self, x: Tensor) -> Tensor:
-        """Return (B or 1, C), 0 for classes that do not count."""
-        return x if self.kept is None else torch.where(self.kept, x, 0.0)
+    def counted(self, x: Factor) -> Factor:
+        """Return factors (B or 1, C), None for 1, with 0 for classes that do not count."""
+        if self.kept is None:
+            return x
+        return self.kept.to(self.size.dtype) if x is None else torch.where(self.kept, x, 0.0).to(self.size.dtype)
+
+    def full(self, x: Factor) -> Tensor:
+        """Return :meth:`counted` factors as (B, C)."""
+        counted = self.counted(x)
+        if isinstance(counted, Tensor):
+            return counted.expand_as(self.size)
+        return torch.full_like(self.size, 1.0 if counted is None else counted)
 
 
-def sizes_of(reading: Reading) -> Tensor:
-    """Return the first two sums of :mod:`.engine.plain`, (2, B, C): weighted numbers of voxels, and of each class."""
+def weighed(sums: Tensor, factors: Factor) -> Tensor:
+    """Return the sum over samples and classes, (B, C), times factors, None for 1."""
+    return sums.sum() if factors is None else (factors * sums).sum()
+
+
+def sizes_of(reading: Reading) -> tuple[Tensor, Tensor]:
+    """Return the first two sums of :mod:`.engine.plain`, (B, C): weighted numbers of voxels, and of each class."""
     return plain.sizes(reading.rules, reading.input, reading.target, reading.mask, reading.classes)
 
 
@@ -268,18 +302,22 @@ class WeightedCrossEntropyLoss(VoxelLoss):
         self.prior = checked_prior(prior, pos_weight)
         self.normalize = one_of(("voxels", "weights"), normalize=normalize)
 
-    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> Factors:
         """Return the factors of foreground and background, (1, C)."""
         if self.prior is None:
-            return sizes.per_class(1.0 if self.pos_weight is None else self.pos_weight, 1.0)
+            return (None, None) if self.pos_weight is None else sizes.per_class(self.pos_weight, 1.0)
         return factors_of_prior(self.prior, sizes, self.first(sizes.channels))
 
-    def divisor(self, sizes: Sizes, inside: Tensor, outside: Tensor) -> Tensor:
+    def balances_nothing(self) -> bool:
+        """Return whether there are neither factors nor a mean over them."""
+        return self.prior is None and self.pos_weight is None and self.normalize == "voxels"
+
+    def divisor(self, sizes: Sizes, inside: Factor, outside: Factor) -> Tensor:
         """Return what the mean divides by, with ``normalize="weights"`` the sum of the factors of all voxels."""
         if self.normalize == "voxels":
             return super().divisor(sizes, inside, outside)
-        total = (inside * sizes.size).sum()
-        return total if sizes.exclusive else total + (outside * (sizes.number - sizes.size)).sum()
+        total = weighed(sizes.size, inside)
+        return total if sizes.exclusive else total + weighed(sizes.number - sizes.size, outside)
 
 
 class BalancedCrossEntropyLoss(VoxelLoss):
@@ -315,7 +353,7 @@ class BalancedCrossEntropyLoss(VoxelLoss):
         super().__init__(*args, **options)
         self.beta = None if beta is None else fraction(beta=beta)
 
-    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    def balance(self, sizes: Sizes) -> Factors:
         """Return the fixed weights, (1, C), or those of each sample, (B, C)."""
         if self.beta is not None:
             return sizes.per_class(self.beta, 1 - self.beta)
@@ -360,9 +398,13 @@ class FocalCrossEntropyLoss(VoxelLoss):
         self.gamma = non_negative(gamma=gamma)
         self.alpha = None if alpha is None else fraction(alpha=alpha)
 
-    def balance(self, sizes: Sizes) -> tuple[Tensor, Tensor]:
+    def balances_nothing(self) -> bool:
+        """Return whether there is no alpha."""
+        return self.alpha is None
+
+    def balance(self, sizes: Sizes) -> Factors:
         """Return alpha and 1 - alpha, (1, C)."""
-        return sizes.per_class(1.0, 1.0) if self.alpha is None else sizes.per_class(self.alpha, 1 - self.alpha)
+        return (None, None) if self.alpha is None else sizes.per_class(self.alpha, 1 - self.alpha)
 
 
 class TopKCrossEntropyLoss(VoxelLoss):
@@ -414,14 +456,13 @@ class TopKCrossEntropyLoss(VoxelLoss):
         mask = None if reading.mask is None else (reading.mask > 0).to(torch.uint8)
         alike = replace(reading, mask=mask)
 
-        def losses(inside: Tensor, outside: Tensor) -> Tensor:
-            factors = (sizes.counted(x).expand(reading.input.shape[:2]) for x in (inside, outside))
-            return voxel_values(alike, self.wanted(), sizes.exclusive, *factors)
+        def losses(inside: Factor, outside: Factor) -> Tensor:
+            return voxel_values(alike, self.wanted(), sizes.exclusive, sizes.full(inside), sizes.full(outside))
 
         weight = voxel_weights(reading, sizes.kept, sizes.exclusive)
         if self.threshold is None:
             return hardest(losses(*self.factors(sizes)), weight, percentage=self.k), True
-        nll = losses(*sizes.per_class(1.0, 1.0))
+        nll = losses(None, None)
         kept = (nll > -math.log(self.threshold)).to(nll.dtype)
         if self.min_kept:
             kept = torch.maximum(kept, hardest(losses(*self.factors(sizes)), weight, n=self.min_kept))
@@ -475,7 +516,7 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
 
     def emphasis(self, reading: Reading) -> tuple[Tensor, bool]:
         """Return 1 + phi, the factor of each voxel's cross-entropy."""
-        dtype, exclusive = torch.promote_types(reading.input.dtype, torch.float32), self.exclusive(reading)
+        dtype, exclusive = computing_dtype(reading.input), self.exclusive(reading)
         phi = given_penalty(reading, exclusive)
         if phi is None:
             check(reading)
@@ -529,7 +570,7 @@ class ShapeAwareLoss(VoxelLoss):
     def emphasis(self, reading: Reading) -> tuple[Tensor, bool]:
         """Return 1 + E m, the factor of each voxel's cross-entropy."""
         reading, _ = checked(reading)
-        dtype, exclusive = torch.promote_types(reading.input.dtype, torch.float32), self.exclusive(reading)
+        dtype, exclusive = computing_dtype(reading.input), self.exclusive(reading)
         actual = class_masks(reading, exclusive)
         predicted = above(reading.input, reading.rules.activation, self.threshold)
         seen = visible(reading, exclusive)
@@ -594,7 +635,7 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         """Compute the loss, with the arguments and errors of :meth:`.VoxelLoss.forward`."""
         reading = self.read(input, target, mask).activated()
         bad = check(reading)
-        sizes, dtype = self.sizes(sizes_of(reading), reading), torch.promote_types(reading.input.dtype, torch.float32)
+        sizes, dtype = self.sizes(sizes_of(reading), reading), computing_dtype(reading.input)
         tensors = reading.target, reading.mask, reading.classes, self.kept(reading)
         window = tuple(gaussian(self.window, self.sigma))
         difference = partial(structural_difference, reading.rules, window, self.c4)
@@ -603,7 +644,7 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         e = each_voxel(difference, halo, reading.input, *tensors)
         least, share = kept_share(e, weight, self.beta)
         del e
-        factors = (sizes.counted(x).expand(reading.input.shape[:2]).to(dtype) for x in self.factors(sizes))
+        factors = (sizes.full(x).to(dtype) for x in self.factors(sizes))
         value = partial(structural_loss, reading.rules, window, self.c4, self.lambda_ce)
         if self.reduction == "none":
             loss = value(reading.input, *tensors, *factors, least, share)[:, self.first(reading.channels) :]
@@ -675,7 +716,7 @@ def checked_prior(prior: float | Sequence[float] | None, pos_weight: float | Non
     return prior
 
 
-def factors_of_prior(prior: float | Sequence[float], sizes: Sizes, first: int) -> tuple[Tensor, Tensor]:
+def factors_of_prior(prior: float | Sequence[float], sizes: Sizes, first: int) -> Factors:
     """Return the factors of foreground and background, (1, C), 1 on average over voxels that have these shares."""
     if not isinstance(prior, Sequence):
         return sizes.per_class(0.5 / prior, 0.5 / (1 - prior))
@@ -799,10 +840,10 @@ def structural_loss(
     rules, z, p, q, g, weight = structural_view(rules, z, *data)
     e = difference_of(p, g, weight, window, c4)
     emphasis = lambda_ce + (1 - lambda_ce) * share.to(e.dtype) * torch.where(e > least, e, 0.0)
-    view = plain.View(z.flatten(2), p.flatten(2), q.flatten(2), g.flatten(2), None)
+    view = plain.View(z, p, q, g, None)
     nll, nll_not = plain.likelihoods(view, rules, Wanted(likelihood="cross_entropy"))
     assert nll_not is not None
-    each = view.of(inside[..., None] * nll, outside[..., None] * nll_not).view_as(z) * emphasis
+    each = view.of(spread(inside, z.ndim) * nll, spread(outside, z.ndim) * nll_not) * emphasis
     return each if weight is None else each * weight
 
 

@@ -67,7 +67,7 @@ def of_target(rules: Rules) -> Kind:
 
 def of_mask() -> Kind:
     """Return what voxel weights may be."""
-    return Kind("mask", 0, torch.finfo(torch.float64).max, "finite weights of at least 0")
+    return Kind("mask", 0, torch.finfo(torch.float32).max, "finite weights of at least 0")
 
 
 def of_probabilities() -> Kind:
@@ -77,13 +77,14 @@ def of_probabilities() -> Kind:
 
 def looked_at(reading: Reading, probabilities: bool = True) -> list[tuple[Kind, Tensor]]:
     """Return what to look at, and for what."""
-    rules, target, mask, input = reading.rules, reading.target, reading.mask, reading.input.detach()
+    rules, target, mask = reading.rules, reading.target, reading.mask
     found = []
     if target.dtype != torch.bool:
         found.append((of_target(rules), rules.without_ignored(target)[0]))
     if mask is not None and mask.dtype != torch.bool:
         found.append((of_mask(), mask))
     if probabilities and rules.activation is None:
+        input = reading.input.detach()
         if mask is not None or rules.ignore_index is not None:
             input = rules.neutral(input, target, mask, None)[0]
         found.append((of_probabilities(), input.nan_to_num(0.0, torch.inf, -torch.inf)))
@@ -129,7 +130,7 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
             if not (low >= kind.low and high <= kind.high):
                 raise ValueError(message(kind, low if not low >= kind.low else high))
         return None
-    bad = [~((values[0] >= kind.low) & (values[1] <= kind.high)) for kind, values in found]
+    bad = [(values != values.clamp(kind.low, kind.high)).any() for kind, values in found]  # NaN is not itself
     if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         send([kind for kind, _ in found], [values for _, values in found])
     return torch.stack(bad).any() if len(bad) > 1 else bad[0]
@@ -138,7 +139,7 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
 def send(kinds: list[Kind], values: list[Tensor]) -> None:
     """Send what was found to the processor, which looks at it in the next call."""
     dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
-    together = torch.stack([x.to(dtype) for x in values])
+    together = torch.stack([x.to(dtype) for x in values]) if len(values) > 1 else values[0].to(dtype)[None]
     if together.device.type == "cpu":
         _pending.append(Found(kinds, together, None))
         return

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import paths
-from .precision import accumulator_dtype, narrowed
+from .precision import accumulator_dtype, computing_dtype, narrowed
 
 Slices = tuple[slice, ...]
 OfBlock = Callable[..., Tensor]  # of the input and the other tensors of a block -> values of its voxels
@@ -54,7 +54,7 @@ def parts(tensors: Sequence[Any], where: Slices, ndim: int) -> list[Any]:
 @torch.no_grad()
 def each_voxel(function: OfBlock, halo: int, input: Tensor, *tensors: Any) -> Tensor:
     """Return the values of all voxels, (B, C, *S), without gradient; arguments as for :class:`SumOfBlocks`."""
-    each = torch.empty(input.shape, dtype=torch.promote_types(input.dtype, torch.float32), device=input.device)
+    each = torch.empty(input.shape, dtype=computing_dtype(input), device=input.device)
     for wide, inner in blocks(input, halo):
         place = tuple(
             slice((a.start or 0) + (b.start or 0), None if b.stop is None else (a.start or 0) + b.stop)
@@ -83,7 +83,7 @@ class SumOfBlocks(Function):
         """
         dtype, total = accumulator_dtype(input), 0.0
         wanted = ctx.needs_input_grad[2]
-        gradient = torch.zeros(input.shape, dtype=torch.promote_types(input.dtype, torch.float32), device=input.device)
+        gradient = torch.zeros(input.shape, dtype=computing_dtype(input), device=input.device)
         for wide, inner in blocks(input, halo):
             z = input[wide].detach().requires_grad_(wanted)
             with torch.set_grad_enabled(wanted):

@@ -21,7 +21,7 @@ from .. import paths
 from . import checks, plain, sorting
 from .cpu import kernels
 from .plain import KINDS, Wanted
-from .precision import accumulator_dtype
+from .precision import accumulator_dtype, computing_dtype
 from .reading import Reading, Rules, spread
 
 NAMESPACE = "monai_lossext"
@@ -71,7 +71,7 @@ def sums_impl(input: Tensor, target: Tensor, mask: Tensor | None, classes: Tenso
     if raises:
         raise_for(rules, input, target, None if signed else mask, wanted)
     with torch.no_grad():
-        return plain.sums(rules, wanted, input, target, mask, classes), no_faults(input)
+        return stacked(plain.sums(rules, wanted, input, target, mask, classes)), no_faults(input)
 
 
 def gradient_impl(
@@ -84,7 +84,13 @@ def gradient_impl(
         if found is not None:
             return found
     with torch.no_grad():
-        return plain.gradient(rules, wanted, upstream, input, target, mask, classes)
+        return plain.gradient(rules, wanted, upstream.unbind(), input, target, mask, classes)
+
+
+def stacked(sums: Sequence[Tensor | None]) -> Tensor:
+    """Return the sums as one tensor, (KINDS, B, C)."""
+    nothing = next(torch.zeros_like(x) for x in sums if x is not None)
+    return torch.stack([nothing if x is None else x for x in sums])
 
 
 def values_impl(
@@ -186,7 +192,7 @@ def _(
     *_: Any,
 ) -> tuple[Tensor, Tensor]:
     shape = (input.shape[0], 1 if exclusive else input.shape[1], *input.shape[2:])
-    each = input.new_empty(shape, dtype=torch.promote_types(input.dtype, torch.float32))
+    each = input.new_empty(shape, dtype=computing_dtype(input))
     return each, input.new_empty(len(FAULTS), dtype=accumulator_dtype(input))
 
 
@@ -205,7 +211,7 @@ def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 def back_from_sums(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
     """Return the gradient of the input of sums."""
-    return gradient_of(ctx.static, upstream, *ctx.saved_tensors), *[None] * (len(ctx.static) + 5)
+    return gradient_of(ctx.static, upstream.unbind(), *ctx.saved_tensors), *[None] * (len(ctx.static) + 5)
 
 
 def keep_values(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -223,15 +229,23 @@ def back_from_values(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor 
     )
 
 
-def gradient_of(static: Static, upstream: Tensor, *data: Any) -> Tensor:
+def gradient_of(static: Static, upstream: Sequence[Tensor | None], *data: Any) -> Tensor:
     """Return the gradient of the input of sums, or a graph of it where somebody wants to differentiate it."""
+    rules, wanted = unflattened(static)
     if torch.is_grad_enabled():
-        rules, wanted = unflattened(static)
-        return again(lambda input: plain.sums(rules, wanted, input, *data[1:]), data[0], upstream)
+        given = [x for x in upstream if x is not None]
+
+        def asked(input: Tensor) -> list[Tensor]:
+            found = plain.sums(rules, wanted, input, *data[1:])
+            return [
+                torch.zeros_like(x) if s is None else s for s, x in zip(found, upstream, strict=True) if x is not None
+            ]
+
+        return again(asked, data[0], given)
     if use_operators(data[0]):
-        found: Tensor = torch.ops.monai_lossext.gradient(upstream, *data, *static)
+        found: Tensor = torch.ops.monai_lossext.gradient(stacked(upstream), *data, *static)
         return found
-    return plain.gradient(*unflattened(static), upstream, *data)
+    return plain.gradient(rules, wanted, upstream, *data)
 
 
 def gradient_of_values(
@@ -242,17 +256,20 @@ def gradient_of_values(
     rules, wanted = unflattened(static)
     if torch.is_grad_enabled():
         return again(
-            lambda z: plain.values(rules, wanted, exclusive, inside, outside, z, target, mask, classes), input, upstream
+            lambda z: [plain.values(rules, wanted, exclusive, inside, outside, z, target, mask, classes)],
+            input,
+            [upstream],
         )
     weight = upstream if mask is None else upstream * mask
-    of_sums = torch.zeros((KINDS, *input.shape[:2]), dtype=accumulator_dtype(input), device=input.device)
+    of_sums: list[Tensor | None] = [None] * KINDS
     of_sums[plain.INSIDE], of_sums[plain.OUTSIDE] = inside, outside
     return gradient_of(static, of_sums, input, target, weight, classes)
 
 
-def again(function: Any, input: Tensor, upstream: Tensor) -> Tensor:
+def again(function: Any, input: Tensor, upstream: Sequence[Tensor]) -> Tensor:
     """Return the gradient of a function as a graph."""
-    (gradient,) = torch.autograd.grad(function(input), input, upstream, create_graph=True)
+    found = [(value, of) for value, of in zip(function(input), upstream, strict=True) if value.requires_grad]
+    (gradient,) = torch.autograd.grad(*zip(*found, strict=True), input, create_graph=True)  # type: ignore[misc]
     return gradient
 
 
@@ -264,16 +281,33 @@ class PlainSums(Function):
     """The sums in torch's operations, with a gradient of their own, so that nothing is kept but what was given."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, target: Tensor, mask: Any, classes: Any, static: Static) -> Tensor:
-        """Return the sums."""
-        ctx.save_for_backward(input, target, mask, classes)
+    def forward(
+        ctx: Any, input: Tensor, target: Tensor, mask: Any, classes: Any, bad: Tensor | None, static: Static
+    ) -> tuple[Tensor | None, ...]:
+        """Return the sums, of which one that every loss looks at is NaN if a value is out of range."""
+        ctx.save_for_backward(input, target, mask, classes, bad)
         ctx.static = static
-        return plain.sums(*unflattened(static), input, target, mask, classes)
+        ctx.set_materialize_grads(False)
+        found = plain.sums(*unflattened(static), input, target, mask, classes)
+        ctx.mark_non_differentiable(*(x for x in found[: plain.TP] if x is not None))
+        return tuple(spoilt(found, bad))
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradient of the input."""
-        return gradient_of(ctx.static, upstream[0], *ctx.saved_tensors), None, None, None, None
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the input, 0 if a value is out of range."""
+        *data, bad = ctx.saved_tensors
+        gradient = gradient_of(ctx.static, upstream, *data)
+        return gradient if bad is None else gradient.masked_fill(bad, 0), None, None, None, None, None
+
+
+def spoilt(sums: list[Tensor | None], bad: Tensor | None) -> list[Tensor | None]:
+    """Return sums of which those that every loss looks at are NaN if a value is out of range."""
+    if bad is not None:
+        for kind in (plain.FP, plain.FIRST, plain.INSIDE):
+            found = sums[kind]
+            if found is not None:
+                sums[kind] = found.masked_fill(bad, torch.nan)
+    return sums
 
 
 class PlainValues(Function):
@@ -315,12 +349,14 @@ def use_operators(x: Tensor) -> bool:
     return x.device.type == "cpu" and paths.kernels_available() and not paths.transformed()
 
 
-def voxel_sums(reading: Reading, wanted: Wanted, *, signed: bool = False, deferred: bool = False) -> Any:
-    """Return the sums of each sample and class, (KINDS, B, C) in float64, with gradient to the input.
+def voxel_sums(
+    reading: Reading, wanted: Wanted, *, signed: bool = False, deferred: bool = False
+) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
+    """Return the sums of each sample and class, KINDS times (B, C) in float64, with gradient to the input.
 
     Args:
         reading: input, target and weights of a call.
-        wanted: which sums.
+        wanted: which sums; the others may be None.
         signed: whether weights may be below 0, and need no check.
         deferred: whether to return also how many values are out of range, a number, in the place of raising.
 
@@ -332,26 +368,25 @@ def voxel_sums(reading: Reading, wanted: Wanted, *, signed: bool = False, deferr
     rules, data = reading.rules, (reading.input, reading.target, reading.mask, reading.classes)
     static = flattened(rules, wanted)
     if reading.input.numel() == 0:
-        nothing = reading.input.sum() * torch.zeros(KINDS, *reading.input.shape[:2], device=reading.input.device)
+        nothing = reading.input.sum() * torch.zeros(reading.input.shape[:2], device=reading.input.device)
         nothing = nothing.to(accumulator_dtype(reading.input))
-        return (nothing, nothing.new_zeros(())) if deferred else nothing
+        return (nothing,) * KINDS, nothing.new_zeros(()) if deferred else None
     if use_operators(reading.input):
         raises = reading.validate != "never" and not deferred
         sums, found = torch.ops.monai_lossext.sums(*data, *static, signed, raises)
-        return (sums, found.sum()) if deferred else sums
-    bad = None
-    if not deferred or paths.waits(reading.input):
-        looked_at = replace(reading, mask=None) if signed else reading
-        bad = checks.check(looked_at, probabilities=wanted.likelihood != "hinge")
+        return sums.unbind(), found.sum() if deferred else None
+    probabilities = wanted.likelihood != "hinge"
+    if deferred and not paths.waits(reading.input):
+        bad = None
+        number = found_by(reading, wanted)
     else:
-        bad = found_by(reading, wanted)
+        bad = checks.check(replace(reading, mask=None) if signed else reading, probabilities)
+        number = torch.zeros((), device=reading.input.device) if bad is None else bad
     if paths.transformed() or torch.compiler.is_compiling():
-        sums = plain.sums(rules, wanted, *data)
+        rows = spoilt(plain.sums(rules, wanted, *data), bad)
     else:
-        sums = PlainSums.apply(*data, static)
-    if deferred:
-        return sums, sums.new_zeros(()) if bad is None else bad.to(sums.dtype)
-    return sums if bad is None else torch.where(bad, torch.nan, sums)
+        rows = PlainSums.apply(*data, bad, static)
+    return tuple(rows), number.to(accumulator_dtype(reading.input)) if deferred else None
 
 
 def found_by(reading: Reading, wanted: Wanted) -> Tensor:
@@ -414,7 +449,7 @@ def voxel_weights(reading: Reading, kept: Tensor | None, exclusive: bool) -> Ten
     if reading.mask is None and reading.rules.ignore_index is None and kept is None:
         return None
     reading = reading.weighed()
-    dtype = torch.promote_types(reading.input.dtype, torch.float32)
+    dtype = computing_dtype(reading.input)
     weight = None if reading.mask is None else reading.mask.to(dtype)
     if kept is not None:
         kept = spread(kept.to(dtype), reading.input.ndim)

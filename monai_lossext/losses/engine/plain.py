@@ -7,20 +7,23 @@ It is the oracle of the compiled loops, what runs where there are none, and what
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..paths import waits
 from .precision import (
     SMALLEST_PROBABILITY,
     STEEPEST_LOGIT,
     accumulator_dtype,
     both_probabilities,
+    computing_dtype,
     narrowed,
     promoted,
 )
-from .reading import Rules
+from .reading import Rules, spread
 
 # Sums of a sample and class. FIRST and SECOND are those that are asked for: TN; or the squares of p and g; or the
 # squared errors on the class and on the rest. The last two are the likelihoods inside and outside of the class.
@@ -57,33 +60,44 @@ class Wanted:
 
 @dataclass(frozen=True)
 class View:
-    """Probabilities, shares and weights of all voxels, as (B, C, V) in at least float32."""
+    """Probabilities, shares and weights of all voxels, as (B, C, *S) in at least float32."""
 
     z: Tensor  # logits, or probabilities
     p: Tensor
     q: Tensor  # 1 - p
-    g: Tensor  # (B, C, V) bool of labels, else shares
-    w: Tensor | None  # (B, 1 or C, V)
+    g: Tensor  # (B, C, *S) bool of labels, else shares
+    w: Tensor | None  # (B, 1 or C, *S)
 
     def total(self, x: Tensor) -> Tensor:
         """Return the weighted sum over the voxels, (B, C)."""
         return total(x if self.w is None else x * self.w)
 
-    def of(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Return the first where the class is, the second where it is not, and the mixture where it has a share."""
+    def of(self, inside: Tensor | None, outside: Tensor | None) -> Tensor:
+        """Return the first where the class is, the second where it is not, and the mixture where it has a share.
+
+        None is 0; infinity times a share of 0 does not count.
+        """
         if self.g.dtype == torch.bool:
+            if inside is None or outside is None:
+                return inside.masked_fill(~self.g, 0) if outside is None else outside.masked_fill(self.g, 0)  # type: ignore[union-attr]
             return torch.where(self.g, inside, outside)
-        return torch.where(self.g > 0, self.g * inside, 0.0) + torch.where(self.g < 1, (1 - self.g) * outside, 0.0)
+        found = None if inside is None else (self.g * inside).masked_fill(self.g <= 0, 0)
+        if outside is None:
+            assert found is not None
+            return found
+        more = ((1 - self.g) * outside).masked_fill(self.g >= 1, 0)
+        return more if found is None else found + more
 
 
 def total(x: Tensor) -> Tensor:
-    """Return the sum over the last axis, in float64."""
-    dtype = accumulator_dtype(x)
-    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[-1] > ROW and not x.requires_grad:
-        rows = x.shape[-1] // ROW * ROW  # to convert a volume would take as long as all else
+    """Return the sum over the voxels, (B, C) in float64."""
+    dtype, space = accumulator_dtype(x), list(range(2, x.ndim))
+    if not waits(x) and x.dtype == torch.float32 and not x.requires_grad:
+        x = x.flatten(2)  # to convert a volume would take as long as all else
+        rows = x.shape[-1] // ROW * ROW
         summed = x[..., :rows].unflatten(-1, (-1, ROW)).sum(-1).sum(-1, dtype=dtype)
-        return summed + x[..., rows:].sum(-1, dtype=dtype)
-    return x.sum(-1, dtype=dtype)
+        return summed + x[..., rows:].sum(-1, dtype=dtype) if rows < x.shape[-1] else summed
+    return x.sum(space, dtype=dtype)
 
 
 def shares(rules: Rules, target: Tensor, like: Tensor) -> Tensor:
@@ -103,14 +117,13 @@ def viewed(rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, cla
     z, target, mask = rules.neutral(input, target, mask, classes)
     z = promoted(z)
     p, q = both_probabilities(z, rules.activation)
-    w = None if mask is None else mask.flatten(2).to(p.dtype)
-    return View(z.flatten(2), p.flatten(2), q.flatten(2), shares(rules, target, p).flatten(2), w)
+    return View(z, p, q, shares(rules, target, p), None if mask is None else mask.to(p.dtype))
 
 
 def sums(
     rules: Rules, wanted: Wanted, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None
-) -> Tensor:
-    """Return the sums of each sample and class, (KINDS, B, C) in float64; those that are not wanted are 0.
+) -> list[Tensor | None]:
+    """Return the sums of each sample and class, KINDS times (B, C) in float64; None for those that are not wanted.
 
     TP and TN count the smaller ones of p and g and of 1 - p and 1 - g; FP and FN the rest of p and of 1 - p.
 
@@ -123,60 +136,58 @@ def sums(
         classes: (B, C) bool, which classes were annotated, or None.
     """
     v = viewed(rules, input, target, mask, classes)
-    number, size = sizes_of(v)
-    found = [torch.zeros_like(number)] * KINDS
-    found[N], found[G] = number, size
+    found: list[Tensor | None] = [None] * KINDS
+    found[N], found[G] = sizes_of(v)
     if wanted.counts:
-        both, neither = overlaps(v, wanted.products)
-        found[TP], found[FP], found[FN] = v.total(both), v.total(v.p - both), v.total(v.q - neither)
+        if v.g.dtype == torch.bool:
+            added, neither = v.p.masked_fill(v.g, 0), v.q.masked_fill(v.g, 0)
+            both, missed = v.p - added, v.q - neither
+        else:
+            low = below(v)
+            both = v.p * v.g if wanted.products else torch.where(low, v.p, v.g)
+            neither = v.q * (1 - v.g) if wanted.products else torch.where(low, 1 - v.g, v.q)
+            added, missed = v.p - both, v.q - neither
+        found[TP], found[FP], found[FN] = v.total(both), v.total(added), v.total(missed)
         if wanted.further == "negatives":
             found[FIRST] = v.total(neither)
+        del both, added, missed, neither
     if wanted.further == "squares":
-        found[FIRST], found[SECOND] = v.total(v.p * v.p), v.total(v.g * v.g if v.g.dtype != torch.bool else v.g)
+        found[FIRST], found[SECOND] = v.total(v.p * v.p), v.total(v.g * v.g) if v.g.dtype != torch.bool else found[G]
     elif wanted.further == "errors":
         square = errors(v).square()
-        found[FIRST] = v.total(v.of(square, torch.zeros_like(square)))
-        found[SECOND] = v.total(v.of(torch.zeros_like(square), square))
+        found[FIRST], found[SECOND] = v.total(v.of(square, None)), v.total(v.of(None, square))
     if wanted.likelihood:
         inside, outside = likelihoods(v, rules, wanted)
-        found[INSIDE] = v.total(v.of(inside, torch.zeros_like(inside)))
+        found[INSIDE] = v.total(v.of(inside, None))
         if outside is not None:
-            found[OUTSIDE] = v.total(v.of(torch.zeros_like(outside), outside))
-    return torch.stack(found)
+            found[OUTSIDE] = v.total(v.of(None, outside))
+    return found
 
 
 def sizes_of(v: View) -> tuple[Tensor, Tensor]:
     """Return the weighted numbers of voxels, and of voxels of each class, (B, C)."""
     dtype = accumulator_dtype(v.p)
-    size = v.g.sum(-1, dtype=dtype) if v.w is None and v.g.dtype == torch.bool else v.total(v.g)
     if v.w is None:
-        return torch.full_like(size, v.g.shape[2]), size
+        size = v.g.sum(list(range(2, v.g.ndim)), dtype=dtype) if v.g.dtype == torch.bool else total(v.g)
+        return torch.full_like(size, math.prod(v.g.shape[2:])), size
+    size = v.total(v.g)
     return total(v.w).expand_as(size), size
 
 
 @torch.no_grad()
-def sizes(rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None) -> Tensor:
-    """Return the first two of :func:`sums`, (2, B, C), without a look at the input."""
+def sizes(
+    rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the first two of :func:`sums` without a look at the input."""
     no_input = torch.zeros(1, rules.channels, *[1] * (input.ndim - 2), device=input.device)
-    dtype = torch.promote_types(input.dtype, torch.float32)
+    dtype = computing_dtype(input)
     no_input = no_input.to(dtype).expand(input.shape)  # takes no memory
     target, mask = rules.weigh(target, mask)
     if classes is not None and rules.activation == "softmax":
         target = rules.merged_target(target, classes)
-    g = shares(rules, target, no_input).flatten(2)
-    w = None if mask is None else mask.flatten(2).to(dtype)
-    return torch.stack(sizes_of(View(g, no_input.flatten(2), g, g, w)))
-
-
-def overlaps(v: View, products: bool) -> tuple[Tensor, Tensor]:
-    """Return what p and g have in common, and 1 - p and 1 - g."""
-    if v.g.dtype == torch.bool:
-        both = torch.where(v.g, v.p, 0.0)
-        return both, torch.where(v.g, 0.0, v.q)
-    if products:
-        return v.p * v.g, v.q * (1 - v.g)
-    low = below(v)
-    return torch.where(low, v.p, v.g), torch.where(low, 1 - v.g, v.q)
+    g = shares(rules, target, no_input)
+    w = None if mask is None else mask.to(dtype)
+    return sizes_of(View(no_input, no_input, no_input, g, w))
 
 
 def below(v: View) -> Tensor:
@@ -192,7 +203,7 @@ def errors(v: View) -> Tensor:
 
 
 def likelihoods(v: View, rules: Rules, wanted: Wanted) -> tuple[Tensor, Tensor | None]:
-    """Return the functions of -log p and of -log(1 - p), (B, C, V); of exclusive classes the first alone."""
+    """Return the functions of -log p and of -log(1 - p), (B, C, *S); of exclusive classes the first alone."""
     if wanted.likelihood == "hinge":
         return (1 - v.z).relu(), (1 + v.z).relu()
     if rules.activation == "softmax":
@@ -243,75 +254,86 @@ def slope_of_pow(x: Tensor, exponent: float) -> Tensor:
 def gradient(
     rules: Rules,
     wanted: Wanted,
-    upstream: Tensor,
+    upstream: Sequence[Tensor | None],
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
     classes: Tensor | None,
 ) -> Tensor:
-    """Return the gradient of the input, given that of :func:`sums`, (KINDS, B, C); arguments as there."""
+    """Return the gradient of the input, given that of :func:`sums`, of which None is 0; arguments as there."""
     v = viewed(rules, input, target, mask, classes)
-    of = upstream.to(v.p.dtype)[..., None].unbind()
+
+    def of(a: Tensor | None, b: Tensor | None = None) -> Tensor:
+        """Return the gradient of a sum, less that of another, as a factor of voxels."""
+        if a is None or b is None:
+            x = torch.zeros(v.p.shape[:2], device=v.p.device) if a is b else a if b is None else -b  # type: ignore[operator]
+        else:
+            x = a - b
+        return spread(x.to(v.p.dtype), v.p.ndim)  # type: ignore[union-attr]
+
     h = None
     if wanted.counts:
-        inside, outside = of[TP] - of[FN], of[FP]
-        if wanted.further == "negatives":
-            outside = outside - of[FIRST]
+        inside = of(upstream[TP], upstream[FN])
+        outside = of(upstream[FP], upstream[FIRST] if wanted.further == "negatives" else None)
         if wanted.products and v.g.dtype != torch.bool:
             h = v.of(inside, outside)
         else:
             h = torch.where(below(v), inside, outside)
     if wanted.further == "squares":
-        more = v.p * (2 * of[FIRST])
+        more = v.p * (2 * of(upstream[FIRST]))
         h = more if h is None else h.add_(more)
     elif wanted.further == "errors":
-        more = errors(v).mul_(v.of(2 * of[FIRST], 2 * of[SECOND]))
+        more = errors(v).mul_(v.of(2 * of(upstream[FIRST]), 2 * of(upstream[SECOND])))
         h = more if h is None else h.add_(more)
     if h is not None and v.w is not None:
         h.mul_(v.w)
-    if h is not None:
-        h = through_activation(h, v, rules)
-    if wanted.likelihood:
-        more = gradient_of_likelihood(v, rules, wanted, of[INSIDE], of[OUTSIDE])
+    if h is not None and rules.activation == "sigmoid":
+        h.mul_(v.p).mul_(v.q)
+    if wanted.likelihood and rules.activation != "softmax":
+        more = slopes_of_channels(v, rules, wanted, of(upstream[INSIDE]), of(upstream[OUTSIDE]))
         h = more if h is None else h.add_(more)
+    if rules.activation == "softmax":
+        # p (h - mean) and, of the likelihoods, p times the sum of the slopes less the slope
+        p = v.p.clamp_(min=math.exp(-STEEPEST_LOGIT)) if v.p is not v.z else v.p
+        h = None if h is None else h.mul_(p)
+        if wanted.likelihood:
+            slope = slopes_of_classes(v, wanted, of(upstream[INSIDE]))
+            h = slope.neg_() if h is None else h.sub_(slope)
+        if h is not None:
+            h = h.addcmul_(p, h.sum(1, keepdim=True), value=-1)
     if h is None:
         return torch.zeros_like(input)
-    h = h.view(input.shape)
     if classes is not None and rules.activation == "softmax":
         h = share_of_merged(h, rules, input, target, mask, classes)
-    result = torch.empty_like(input)
-    return result.copy_(narrowed(h, input.dtype))
+    if h.dtype == input.dtype and h.stride() == input.stride():
+        return h
+    return torch.empty_like(input).copy_(narrowed(h, input.dtype))
 
 
-def through_activation(h: Tensor, v: View, rules: Rules) -> Tensor:
-    """Turn the gradient of probabilities into that of logits, in place."""
-    if rules.activation == "softmax":
-        p = v.p.clamp(min=math.exp(-STEEPEST_LOGIT))
-        mean = h.mul_(p).sum(1, keepdim=True)
-        return h.addcmul_(p, mean, value=-1)
-    return h.mul_(v.p).mul_(v.q) if rules.activation == "sigmoid" else h
+def slopes_of_classes(v: View, wanted: Wanted, inside: Tensor) -> Tensor:
+    """Return by how much -log p of each exclusive class counts in each voxel."""
+    if wanted.likelihood == "cross_entropy":
+        slope = v.g * inside
+    else:
+        slope = v.of(rise(-v.z.log_softmax(1), wanted) * inside, None)
+    return slope if v.w is None else slope.mul_(v.w)
 
 
-def gradient_of_likelihood(v: View, rules: Rules, wanted: Wanted, inside: Tensor, outside: Tensor) -> Tensor:
-    """Return the gradient of logits, or of given probabilities, given that of the likelihoods."""
-    nothing = torch.zeros((), dtype=v.p.dtype, device=v.p.device)
+def slopes_of_channels(v: View, rules: Rules, wanted: Wanted, inside: Tensor, outside: Tensor) -> Tensor:
+    """Return the gradient of logits, or of given probabilities, given that of the likelihoods of each channel."""
     if wanted.likelihood == "hinge":
-        slope = v.of(torch.where(v.z < 1, -inside, nothing), torch.where(v.z > -1, outside, nothing))
-        return slope if v.w is None else slope * v.w
-    if rules.activation == "softmax":
-        slope = v.of(inside * rise(-v.z.log_softmax(1), wanted), nothing)
-        slope = slope if v.w is None else slope * v.w
-        # of one's own class p - 1 is minus the others' probabilities, which hold its digits
-        return v.p * slope.sum(1, keepdim=True) - slope
-    if rules.activation == "sigmoid":
-        up = rise(-torch.nn.functional.logsigmoid(v.z), wanted) * v.q * -inside
-        down = rise(-torch.nn.functional.logsigmoid(-v.z), wanted) * v.p * outside
+        slope = v.of((v.z < 1) * -inside, (v.z > -1) * outside)
+    elif rules.activation == "sigmoid":
+        up, down = v.q * -inside, v.p * outside
+        if wanted.likelihood != "cross_entropy":
+            up = up * rise(-torch.nn.functional.logsigmoid(v.z), wanted)
+            down = down * rise(-torch.nn.functional.logsigmoid(-v.z), wanted)
         slope = v.of(up, down)
     else:
         low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
         p = v.p.clamp(low, high)
         slope = v.of(-inside * rise(-p.log(), wanted) / p, outside * rise(-torch.log1p(-p), wanted) / (1 - p))
-        slope = torch.where((v.p < low) | (v.p > high), nothing, slope)
+        slope = slope.masked_fill((v.p < low) | (v.p > high), 0)
     return slope if v.w is None else slope * v.w
 
 
@@ -346,12 +368,8 @@ def values(
         outside: (B, C), factors of what is not, unless classes are exclusive.
     """
     v = viewed(rules, input, target, mask, classes)
-    inside, outside = (x.to(v.p.dtype)[..., None] for x in (inside, outside))
+    inside, outside = (spread(x.to(v.p.dtype), v.p.ndim) for x in (inside, outside))
     nll, nll_not = likelihoods(v, rules, wanted)
-    if exclusive or nll_not is None:
-        each = v.of(inside * nll, torch.zeros_like(nll))
-    else:
-        each = v.of(inside * nll, outside * nll_not)
+    each = v.of(inside * nll, None if exclusive or nll_not is None else outside * nll_not)
     each = each if v.w is None else each * v.w
-    each = each.sum(1, keepdim=True) if exclusive else each
-    return each.view(input.shape[0], -1, *input.shape[2:])
+    return each.sum(1, keepdim=True) if exclusive else each

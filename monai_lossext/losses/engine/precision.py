@@ -43,12 +43,17 @@ class FromFloat16(Function):
         return narrowed(gradients[0], torch.float16)
 
 
+def computing_dtype(x: Tensor) -> torch.dtype:
+    """Return the type of ``x``, or float32 for half precision, which can neither sum nor square counts."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) or not x.is_floating_point() else x.dtype
+
+
 def promoted(x: Tensor) -> Tensor:
-    """Return ``x`` in at least float32: half precision can neither sum nor square counts."""
+    """Return ``x`` in :func:`computing_dtype`."""
     if x.dtype == torch.float16:
         widened: Tensor = FromFloat16.apply(x) if x.requires_grad else x.float()  # type: ignore[no-untyped-call]
         return widened
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(computing_dtype(x))
 
 
 def accumulator_dtype(x: Tensor) -> torch.dtype:
@@ -86,6 +91,9 @@ def both_probabilities(logits: Tensor, activation: Activation) -> tuple[Tensor, 
         larger = 1 - smaller
         positive = z > 0
         return torch.where(positive, larger, smaller), torch.where(positive, smaller, larger)
+    if activation == "softmax" and not (torch.is_grad_enabled() and z.requires_grad):
+        p = torch.softmax(z, 1)
+        return p, p.flip(1) if p.shape[1] == 2 else 1 - p
     if activation == "softmax":
         p = torch.softmax(held(z - z.detach().logsumexp(1, keepdim=True), -STEEPEST_LOGIT), 1)
         return p, p.flip(1) if p.shape[1] == 2 else 1 - p

@@ -168,7 +168,8 @@ def read_shapes(
     if mask is not None and given["mask"] is not None:
         raise ValueError("mask is given twice, as an argument and in the target; give it once.")
     given["mask"] = given["mask"] if mask is None else mask
-    input, label = _plain(input), _plain(given["label"]).detach()
+    input, label = _plain(input), _plain(given["label"])
+    label = label.detach() if label.requires_grad else label
     if not 3 <= input.ndim <= 5:
         raise ValueError(f"input must be (B, C, *S) with 1 to 3 spatial dimensions, got {tuple(input.shape)}.")
     _on_one_device(label, "target", input)
