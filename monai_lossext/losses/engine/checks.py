@@ -7,6 +7,7 @@ loss looks at it and raises.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,15 @@ class Kind:
     low: float
     high: float
     expected: str
-    whole: bool = False
+    whole: bool = False  # whether a floating type could hold fractions
+
+    def wrong(self, low: float, high: float, fraction: float) -> float | None:
+        """Return a value that cannot be, or None: the least and the largest one, and one that is no whole number."""
+        if not low >= self.low:
+            return low
+        if not high <= self.high:
+            return high
+        return fraction if self.whole and fraction else None
 
 
 @dataclass
@@ -36,32 +45,33 @@ class Found:
     """The least and the largest value of some tensors, and the first that is no label, on their way to the processor."""
 
     kinds: list[Kind]
-    values: Tensor  # (kinds, 2)
+    values: Tensor  # (kinds, 3), as :func:`extremes` gives them
     event: torch.Event | None
 
     def raise_(self) -> None:
         """Wait for the values, which were asked for a call ago, and raise ValueError if one cannot be."""
         if self.event is not None:
             self.event.synchronize()
-        for kind, (low, high) in zip(self.kinds, self.values.numpy(), strict=True):
-            if not (low >= kind.low and high <= kind.high):
-                raise ValueError(message(kind, float(low) if not low >= kind.low else float(high)))
+        for kind, values in zip(self.kinds, self.values.numpy(), strict=True):
+            raise_if(kind, *map(float, values))
 
 
 _pending: deque[Found] = deque()
 
 
-def message(kind: Kind, value: float) -> str:
-    """Return what to say of a value."""
-    value = int(value) if value == value and abs(value) < 2**53 and value == int(value) else value  # noqa: PLR0124
-    return f"{kind.name} holds {value}, expected {kind.expected}."
+def raise_if(kind: Kind, *values: float) -> None:
+    """Raise ValueError if one of the extremes cannot be."""
+    value = kind.wrong(*values)
+    if value is not None:
+        whole = not math.isnan(value) and abs(value) < 2**53 and value == int(value)
+        raise ValueError(f"{kind.name} holds {int(value) if whole else value}, expected {kind.expected}.")
 
 
 def of_target(rules: Rules) -> Kind:
     """Return what a target may hold."""
     beside = f"for an input of {rules.channels} channel(s)"
     if rules.labels:
-        return Kind("target", 0, rules.channels - 1, f"integer labels 0..{rules.channels - 1} {beside}", whole=True)
+        return Kind("target", 0, rules.channels - 1, f"integer labels 0..{rules.channels - 1} {beside}")
     return Kind("target", -ROUNDING, 1 + ROUNDING, f"values in [0, 1] {beside}")
 
 
@@ -80,7 +90,8 @@ def looked_at(reading: Reading, probabilities: bool = True) -> list[tuple[Kind, 
     rules, target, mask = reading.rules, reading.target, reading.mask
     found = []
     if target.dtype != torch.bool:
-        found.append((of_target(rules), rules.without_ignored(target)[0]))
+        whole = rules.labels and target.is_floating_point()
+        found.append((replace(of_target(rules), whole=whole), rules.without_ignored(target)[0]))
     if mask is not None and mask.dtype != torch.bool:
         found.append((of_mask(), mask))
     if probabilities and rules.activation is None:
@@ -92,15 +103,13 @@ def looked_at(reading: Reading, probabilities: bool = True) -> list[tuple[Kind, 
 
 
 def extremes(kind: Kind, x: Tensor) -> Tensor:
-    """Return the least and the largest value, (2,); both NaN if one is, and one that is no label where there is."""
+    """Return the least and the largest value, NaN if there is one, and the largest one that is no whole number, (3,).
+
+    The last is any value of ``x`` where nobody asks for it.
+    """
     x = x.to(torch.int64) if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
-    if not x.is_floating_point():
-        return torch.stack(torch.aminmax(x))
     low, high = x.aminmax()
-    if kind.whole:
-        off = torch.where(x == x.round(), 0, x).abs().amax()
-        low = torch.where(off > 0, -off, low)
-    return torch.stack([low, high])
+    return torch.stack([low, high, x.masked_fill(x == x.round(), 0).amax() if kind.whole else low])
 
 
 def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
@@ -126,11 +135,15 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
         wait = False
     if not wait:
         for kind, values in found:
-            low, high = values.tolist()
-            if not (low >= kind.low and high <= kind.high):
-                raise ValueError(message(kind, low if not low >= kind.low else high))
+            raise_if(kind, *values.tolist())
         return None
-    bad = [(values != values.clamp(kind.low, kind.high)).any() for kind, values in found]  # NaN is not itself
+    # NaN is not itself, and of whole numbers the last is 0
+    bad = [
+        (values != torch.cat([values[:2].clamp(kind.low, kind.high), values[2:] * 0])).any()
+        if kind.whole
+        else (values != values.clamp(kind.low, kind.high)).any()
+        for kind, values in found
+    ]
     if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
         send([kind for kind, _ in found], [values for _, values in found])
     return torch.stack(bad).any() if len(bad) > 1 else bad[0]
