@@ -171,6 +171,15 @@ class JointLoss(CompoundLoss):
 
     __signature__: inspect.Signature
 
+    def __init__(
+        self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None, balance: str | None = None
+    ) -> None:
+        super().__init__(terms, weights, balance)
+        partial = not all(getattr(term, "include_background", True) for term in terms.values())
+        for term in terms.values():
+            if isinstance(term, VoxelLoss):
+                term.pads_weight = partial  # by cross_entropy_options
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Show users the whole signature, in which ``*args`` and ``**options`` are spelt out."""
         super().__init_subclass__(**kwargs)

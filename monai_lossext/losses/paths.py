@@ -42,7 +42,7 @@ def transformed() -> bool:
 
 def waits(x: Tensor) -> bool:
     """Return whether to look at a value of a tensor makes the processor wait for a device, and is to be avoided."""
-    return x.device.type != "cpu" or _accelerator.get() or torch.compiler.is_compiling() or transformed()
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or _accelerator.get() or transformed()
 
 
 def known(condition: Tensor) -> bool:

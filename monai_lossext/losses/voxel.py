@@ -68,6 +68,7 @@ class VoxelLoss(SumsLoss):
     """
 
     likelihood = "cross_entropy"  # one of those of :mod:`.engine.plain`
+    pads_weight = False  # whether the first of the class weights is that of a background that one channel has not
     exclusive_classes = True  # whether several channels without sigmoid are classes that exclude each other
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
@@ -98,7 +99,7 @@ class VoxelLoss(SumsLoss):
         values, _ = voxel_sums(replace(reading, mask=weight), self.wanted())
         if not counts:
             values = (*sizes_of(reading), *values[2:])
-        return self.of_sums(Sums(values), reading)
+        return self.of_sums(Sums(values), replace(reading, mask=weight) if counts else reading)
 
     def shares_walk(self) -> bool:
         """Return whether there is no factor of each voxel by itself."""
@@ -201,6 +202,8 @@ class VoxelLoss(SumsLoss):
         if self.weight is None:
             return inside, outside
         first = self.first(sizes.channels)
+        if sizes.channels == 1 and self.pads_weight:
+            return (self.weight[1:] if x is None else x * self.weight[1:] for x in (inside, outside))  # type: ignore[return-value]
         weight = self.weighted(sizes.size.new_ones(1, sizes.channels - first))
         weight = torch.nn.functional.pad(weight, (first, 0), value=1.0)  # the background's voxels do not count anyway
         return (weight if x is None else x * weight for x in (inside, outside))  # type: ignore[return-value]
