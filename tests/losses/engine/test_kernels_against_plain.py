@@ -52,10 +52,10 @@ def test_random_calls_agree(cls):
 
 
 def test_the_comparison_can_fail(monkeypatch):
-    one, wrong = fuzz.case(3, SoftDiceLoss), iter((1.0, 1.0 + 1e-3))
+    one, wrong = fuzz.case(3, SoftDiceLoss), iter((0.0, 1e-3))
     assert not fuzz.disagreement(one)
     result = fuzz.Case.result
-    monkeypatch.setattr(fuzz.Case, "result", lambda self, x: (result(self, x)[0] * next(wrong), result(self, x)[1]))
+    monkeypatch.setattr(fuzz.Case, "result", lambda self, x: (result(self, x)[0] + next(wrong), result(self, x)[1]))
     assert "not close" in fuzz.disagreement(one)
 
 

@@ -41,8 +41,8 @@ def logits_taken(cls: type, channels: int, extra: str = "", dtype: torch.dtype =
 
 
 def test_memory_is_measured():
-    x = torch.zeros(1, 4, *SIZE, requires_grad=True)
-    assert 1.9 < peak_bytes(lambda: x.square().sum().backward()) / x.nbytes < 2.1
+    x = torch.zeros(1, 4, *SIZE)
+    assert 1.9 < peak_bytes(lambda: [torch.ones_like(x), torch.ones_like(x)]) / x.nbytes < 2.1
 
 
 @with_kernels

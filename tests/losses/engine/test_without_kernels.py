@@ -45,15 +45,15 @@ def results() -> list[list[float]]:
     return found
 
 
-def told_by_a_process(cache: Path, **environment: str) -> dict[str, Any]:
+def told_by_a_process(cache: Path, root: Path = ROOT, **environment: str) -> dict[str, Any]:
     """Return what a new process computes and warns of."""
     done = subprocess.run(
         [sys.executable, "-c", CODE],
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=ROOT,
-        env={**os.environ, "MONAI_LOSSEXT_CACHE": str(cache), "PYTHONPATH": str(ROOT), **environment},
+        cwd=root,
+        env={**os.environ, "MONAI_LOSSEXT_CACHE": str(cache), "PYTHONPATH": str(root), **environment},
     )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     told = json.loads(done.stdout.splitlines()[-1])
@@ -116,7 +116,7 @@ def test_a_change_in_any_source_of_the_kernels_makes_others(tmp_path):
     shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__", "*data*"))
 
     def names() -> set[Path]:
-        told_by_a_process(cache, PYTHONPATH=str(tmp_path))
+        told_by_a_process(cache, tmp_path)
         return {path for path in cache.rglob("*") if path.is_file()}
 
     before = names()
