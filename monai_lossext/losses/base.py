@@ -15,7 +15,7 @@ from torch.nn.modules.loss import _Loss
 from .engine import checks
 from .engine.operators import voxel_sums
 from .engine.plain import Wanted
-from .engine.precision import Activation
+from .engine.precision import Activation, computing_dtype
 from .engine.reading import Reading, read_shapes
 from .paths import known, waits
 
@@ -189,6 +189,11 @@ class SegmentationLoss(_Loss):
         yield "to_onehot_y=True", self.to_onehot_y
         yield "include_background=False", not self.include_background
 
+    def of_nothing(self, reading: Reading) -> Tensor:
+        """Return the loss of an input without any voxel: a 0 with a gradient, or with ``"none"`` no value."""
+        nothing = reading.input.to(computing_dtype(reading.input))
+        return nothing if self.reduction == "none" else nothing.sum()
+
     def weighted(self, value: Tensor) -> Tensor:
         """Multiply (B, C) values, the background's already dropped, with the class weights."""
         if self.weight is None:
@@ -201,7 +206,7 @@ class SegmentationLoss(_Loss):
         return value * self.weight.to(value)
 
     def reduced(self, value: Tensor, valid: Tensor | None) -> Tensor:
-        """Reduce values to what the caller asked for; those that are not valid are 0 and do not count, None: all are."""
+        """Reduce values to what the caller asked for; those not valid are 0 and do not count; None: all are."""
         if valid is not None and (valid.numel() == 0 or not known(valid)):
             value = value.masked_fill(~valid, 0.0)
         elif self.reduction == "mean":
@@ -257,7 +262,7 @@ class ClasswiseLoss(SegmentationLoss):
 class SumsLoss(SegmentationLoss):
     """Base of all losses that are functions of the sums of one walk through the volume; see :mod:`.engine.plain`.
 
-    A new kind defines :meth:`wanted` and :meth:`of_sums`, so that compound losses find the sums of several terms at once.
+    A new kind defines :meth:`wanted` and :meth:`of_sums`, so that one walk finds the sums of several terms.
     """
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:

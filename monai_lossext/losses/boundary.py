@@ -53,7 +53,10 @@ class BoundaryLossBase(SegmentationLoss):
             ValueError: when the number of dimensions, a label, a target's value, a voxel weight, the number of class
                 weights or of spacings is wrong.
         """
-        reading, bad = checked(self.read(input, target, mask).activated())
+        reading = self.read(input, target, mask).activated()
+        if reading.input.numel() == 0:
+            return self.of_nothing(reading)
+        reading, bad = checked(reading)
         first = 1 if not self.include_background and reading.input.shape[1] > 1 else 0
         weight = voxel_weights(reading, first)
         total = self.total(reading, first, weight)
@@ -79,7 +82,7 @@ class BoundaryLossBase(SegmentationLoss):
         raise NotImplementedError
 
     def weighed_sums(self, reading: Reading, first: int, phi: Tensor, wanted: Wanted) -> list[Any]:
-        """Return the sums of a call in which a map weighs each voxel, KINDS times (B, C) of the classes from the first on.
+        """Return the sums of a call in which a map weighs voxels, KINDS times (B, C) from the first class on.
 
         Args:
             reading: input and target without weights of their own.

@@ -386,7 +386,7 @@ _CATALOGUE = (
     LossEntry(
         cls=DiceCrossEntropyLoss,
         family="compound",
-        formula="lambda_dice SoftDiceLoss + lambda_ce mean(-g log p - (1 - g) log(1 - p)), with exclusive classes -log p_l",
+        formula="lambda_dice SoftDiceLoss + lambda_ce mean(-g log p - (1 - g) log(1 - p)); exclusive classes: -log p_l",
         paper="Isensee et al. 2021, doi:10.1038/s41592-020-01008-z",
         range="[0, inf): perfect 0",
         good_for="most tasks: the score of Dice and a gradient in every voxel from the start",

@@ -12,6 +12,7 @@ from torch.nn.modules.loss import _Loss
 
 from .base import SumsLoss, fraction, non_negative, one_of, positive, safe_ratio, sums_for
 from .boundary import HausdorffDistanceLoss
+from .engine.checks import OneCall
 from .engine.plain import Wanted, safe_pow
 from .engine.precision import SMALLEST_PROBABILITY, held, promoted
 from .region import Counts, OverlapLoss, SoftDiceLoss
@@ -91,13 +92,19 @@ class CompoundLoss(_Loss):
 
     def parts(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> dict[str, Tensor]:
         """Return the value of each term by name, before its weight; arguments as for :meth:`forward`."""
+        if torch.compiler.is_compiling():
+            return self._parts(input, target, mask)
+        with OneCall():
+            return self._parts(input, target, mask)
+
+    def _parts(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None) -> dict[str, Tensor]:
         rest = () if mask is None else (mask,)  # losses of other packages take two arguments
         groups = self.walks()
         if len(groups) > 1:
             input = promoted(input)  # so that the gradients of the terms add up before they are rounded
         found: dict[str, Tensor] = {}
         for names in groups:
-            terms = [self.terms[name] for name in names]
+            terms: list[Any] = [self.terms[name] for name in names]
             if len(terms) > 1:
                 reading = terms[0].read(input, target, mask)
                 sums = sums_for(terms, reading)
@@ -109,7 +116,7 @@ class CompoundLoss(_Loss):
     def walks(self) -> list[list[str]]:
         """Return the names of the terms, those together whose sums one walk through the volume can find."""
         groups: list[list[str]] = []
-        for name, term in self.terms.items():
+        for name in self.terms:
             for group in groups:
                 if fit_together(self.terms[other] for other in [*group, name]):
                     group.append(name)
@@ -211,7 +218,7 @@ class DiceCrossEntropyLoss(JointLoss):
     .. math:: L = \lambda_D \left( 1 - \frac{2\,TP + s}{2\,TP + FP + FN + s} \right)
               + \lambda_C \operatorname{mean}_i -\left( g_i \log p_i + (1 - g_i) \log (1 - p_i) \right)
 
-    and with exclusive classes :math:`-\log p_{i,l(i)}` for the cross-entropy. Dice for the score, the cross-entropy for a
+    and with exclusive classes :math:`-\log p_{i,l(i)}` for the cross-entropy. Dice for the score, the other for a
     gradient in every voxel from the start. Both are found in one walk through the volume.
 
     Args:

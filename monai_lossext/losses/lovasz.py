@@ -50,6 +50,8 @@ class LovaszLoss(ClasswiseLoss):
             that is excluded. In the input's dtype, at least float32.
         """
         reading = self.read(input, target, mask).activated()
+        if reading.input.numel() == 0:
+            return self.of_nothing(reading)
         bad = check(reading, probabilities=self.of_probabilities)
         first = 1 if not self.include_background and reading.channels > 1 else 0
         with torch.no_grad():
@@ -107,7 +109,7 @@ class LovaszLoss(ClasswiseLoss):
         raise NotImplementedError
 
     def value(self, reading: Reading) -> Tensor:
-        """Return the sum of the errors times the slopes, which stand in the place of the mask, (B, C), with gradient."""
+        """Return the sum of the errors times the slopes, which stand in the mask's place, (B, C), with gradient."""
         raise NotImplementedError
 
     def counted(self, present: Tensor, first: int) -> Tensor:
@@ -162,7 +164,7 @@ class LovaszSoftmaxLoss(LovaszLoss):
         """Return the absolute errors of the probabilities, (B, C, *S)."""
         p = probabilities(reading.input, reading.rules.activation)
         g = plain.shares(reading.rules, reading.target, p)
-        return torch.where(g, 1 - p, p) if g.dtype == torch.bool else (p - g).abs()
+        return p.sub(g.view(torch.uint8) if g.dtype == torch.bool else g).abs_()
 
     def value(self, reading: Reading) -> Tensor:
         """Return false positives and false negatives in which slopes weigh the voxels: they are the errors."""

@@ -37,12 +37,19 @@ def kernels_are_broken(error: BaseException) -> None:
 
 def transformed() -> bool:
     """Return whether torch itself looks at each operation: under ``torch.func`` and while it traces."""
-    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()
+    return torch._C._are_functorch_transforms_active() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def is_fake(x: Tensor) -> bool:
+    """Return whether a tensor has a shape but no values."""
+    return getattr(x, "fake_mode", None) is not None
 
 
 def waits(x: Tensor) -> bool:
     """Return whether to look at a value of a tensor makes the processor wait for a device, and is to be avoided."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling() or _accelerator.get() or transformed()
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    return _accelerator.get() or transformed() or is_fake(x)
 
 
 def known(condition: Tensor) -> bool:

@@ -113,7 +113,7 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
         batch: sum the counts over the batch before any ratio, as if it were one large image.
         distributed: with ``batch=True``, sum the counts over all processes, so that N processes train like one.
         group: the process group to sum over, of torch.distributed; default: all processes.
-        soft_label: what shares of a class count, such as smoothed labels: ``True``, TP and TN the smaller ones of p and g
+        soft_label: what shares of a class count, such as smoothed labels: ``True``, TP and TN the smaller of p and g
             and of 1 - p and 1 - g, so that every loss is least at p = g (Wang et al. 2023, arXiv:2302.05666 and
             arXiv:2303.16296); ``False``, the products, as in MONAI, which are least at p = 1 where g is above some
             bound. Equal for labels; forms with squares have the product and are right with it.

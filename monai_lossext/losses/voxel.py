@@ -90,6 +90,8 @@ class VoxelLoss(SumsLoss):
                 class weights is wrong.
         """
         reading = self.read(input, target, mask).activated()
+        if reading.input.numel() == 0:
+            return self.of_nothing(reading)
         emphasis, counts = self.emphasis(reading)
         if self.reduction == "none":
             return self.each(reading, emphasis)
@@ -186,7 +188,7 @@ class VoxelLoss(SumsLoss):
         return 0 if self.include_background or channels == 1 else 1
 
     def emphasis(self, reading: Reading) -> tuple[Tensor | None, bool]:
-        """Return a further factor of each voxel's loss, a constant (B, 1 or C, *S), and whether it counts in the mean."""
+        """Return a further factor of each voxel's loss, a constant (B, 1 or C, *S); whether it counts in the mean."""
         return None, False
 
     def balance(self, sizes: Sizes) -> Factors:
@@ -637,6 +639,8 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Compute the loss, with the arguments and errors of :meth:`.VoxelLoss.forward`."""
         reading = self.read(input, target, mask).activated()
+        if reading.input.numel() == 0:
+            return self.of_nothing(reading)
         bad = check(reading)
         sizes, dtype = self.sizes(sizes_of(reading), reading), computing_dtype(reading.input)
         tensors = reading.target, reading.mask, reading.classes, self.kept(reading)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..paths import waits
+from ..paths import is_fake, transformed, waits
 from .reading import Reading, Rules
 
 ROUNDING = 1e-6  # how far a share or a probability may lie outside of [0, 1]
@@ -42,7 +42,7 @@ class Kind:
 
 @dataclass
 class Found:
-    """The least and the largest value of some tensors, and the first that is no label, on their way to the processor."""
+    """The least and the largest value of some tensors, on their way to the processor."""
 
     kinds: list[Kind]
     values: Tensor  # (kinds, 3), as :func:`extremes` gives them
@@ -57,6 +57,7 @@ class Found:
 
 
 _pending: deque[Found] = deque()
+_within: list[OneCall] = []
 
 
 def raise_if(kind: Kind, *values: float) -> None:
@@ -131,7 +132,7 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
     found = [(kind, extremes(kind, x)) for kind, x in looked_at(reading, probabilities)]
     if not found:
         return None
-    if reading.validate == "now" and not torch.compiler.is_compiling():
+    if reading.validate == "now" and not torch.compiler.is_compiling() and not is_fake(reading.input):
         wait = False
     if not wait:
         for kind, values in found:
@@ -144,7 +145,7 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
         else (values != values.clamp(kind.low, kind.high)).any()
         for kind, values in found
     ]
-    if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+    if not torch.compiler.is_compiling() and not transformed() and not is_fake(reading.input):
         send([kind for kind, _ in found], [values for _, values in found])
     return torch.stack(bad).any() if len(bad) > 1 else bad[0]
 
@@ -165,8 +166,26 @@ def send(kinds: list[Kind], values: list[Tensor]) -> None:
 
 def look_back() -> None:
     """Raise ValueError if a call before this one had a value out of range that was not looked at yet."""
-    while _pending:
-        _pending.popleft().raise_()
+    while _pending and not _within:
+        found = _pending.popleft()
+        try:
+            found.raise_()
+        except ValueError:
+            _pending.clear()  # the same call may have found more
+            raise
+
+
+class OneCall:
+    """A call of several losses that counts as one: what the first finds is not for the second to raise."""
+
+    def __enter__(self) -> None:
+        """Look back once."""
+        look_back()
+        _within.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next call look back."""
+        _within.pop()
 
 
 def settle(reading: Reading, bad: Tensor, x: Tensor) -> Tensor:
@@ -175,7 +194,7 @@ def settle(reading: Reading, bad: Tensor, x: Tensor) -> Tensor:
     Args:
         reading: this process's input and target.
         bad: how many values are out of range in all processes.
-        x: what they found.
+        x: what they found, (sums, B, C), sizes of samples and classes first.
 
     Raises:
         ValueError: when there are such values, and it is known already.
@@ -185,11 +204,13 @@ def settle(reading: Reading, bad: Tensor, x: Tensor) -> Tensor:
             check(replace(reading, validate="now"))
             raise ValueError("a target, mask or input of another process holds a value out of range.")
         return x
-    check(reading)  # sends what this process has
-    return torch.where(bad > 0, torch.nan, x)
+    if not torch.compiler.is_compiling() and not transformed() and not is_fake(x):
+        others = Kind("target, mask or input of a process", 0, 0, "none of its values out of range")
+        send([others], [bad.expand(3)])
+    return torch.cat([x[:2], x[2:].masked_fill(bad > 0, torch.nan)])  # the sizes say which classes count
 
 
 def checked(reading: Reading, probabilities: bool = True) -> tuple[Reading, Tensor | None]:
-    """Return a reading of which voxels without weight are neutral, and whether a value is out of range, as :func:`check`."""
+    """Return a reading of which voxels without weight are neutral, and what :func:`check` says."""
     bad = check(reading, probabilities)
     return reading.neutral(), bad

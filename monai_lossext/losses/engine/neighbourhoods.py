@@ -81,8 +81,8 @@ class SumOfBlocks(Function):
             input: (B, C, *S).
             tensors: tensors with a value a voxel, (B, C) or numbers.
         """
-        dtype, total = accumulator_dtype(input), 0.0
-        wanted = ctx.needs_input_grad[2]
+        dtype, wanted = accumulator_dtype(input), ctx.needs_input_grad[2]
+        total = torch.zeros((), dtype=dtype, device=input.device)
         gradient = torch.zeros(input.shape, dtype=computing_dtype(input), device=input.device)
         for wide, inner in blocks(input, halo):
             z = input[wide].detach().requires_grad_(wanted)
@@ -94,7 +94,7 @@ class SumOfBlocks(Function):
         ctx.function = function
         ctx.others = [None if isinstance(x, Tensor) else x for x in tensors]
         ctx.save_for_backward(input, gradient, *(x if isinstance(x, Tensor) else None for x in tensors))
-        return torch.as_tensor(total, dtype=dtype, device=input.device)
+        return total
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:

@@ -170,18 +170,20 @@ for name, function in (
 
 
 @torch.library.register_fake(f"{NAMESPACE}::sums", lib=library)
-def _(input: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def fake_sums(input: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """Return the shapes of :func:`sums_impl`."""
     dtype = accumulator_dtype(input)
     return input.new_empty((KINDS, *input.shape[:2]), dtype=dtype), input.new_empty(len(FAULTS), dtype=dtype)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::gradient", lib=library)
-def _(upstream: Tensor, input: Tensor, *_: Any) -> Tensor:
+def fake_gradient(upstream: Tensor, input: Tensor, *_: Any) -> Tensor:
+    """Return the shape of :func:`gradient_impl`."""
     return torch.empty_like(input)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::values", lib=library)
-def _(
+def fake_values(
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
@@ -191,21 +193,22 @@ def _(
     exclusive: bool,
     *_: Any,
 ) -> tuple[Tensor, Tensor]:
+    """Return the shapes of :func:`values_impl`."""
     shape = (input.shape[0], 1 if exclusive else input.shape[1], *input.shape[2:])
     each = input.new_empty(shape, dtype=computing_dtype(input))
     return each, input.new_empty(len(FAULTS), dtype=accumulator_dtype(input))
 
 
 @torch.library.register_fake(f"{NAMESPACE}::lovasz", lib=library)
-def _(errors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def fake_lovasz(errors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    """Return the shapes of :func:`lovasz_impl`."""
     return errors.new_empty(errors.shape), errors.new_empty((*errors.shape[:2], 3), dtype=accumulator_dtype(errors))
 
 
 def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Keep what the gradient of sums needs."""
-    *data, static, _, _ = *inputs[:4], inputs[4:-2], *inputs[-2:]
-    ctx.save_for_backward(*data)
-    ctx.static = static
+    ctx.save_for_backward(*inputs[:4])
+    ctx.static = inputs[4:-2]
     ctx.mark_non_differentiable(output[1])
 
 
@@ -269,7 +272,10 @@ def gradient_of_values(
 def again(function: Any, input: Tensor, upstream: Sequence[Tensor]) -> Tensor:
     """Return the gradient of a function as a graph."""
     found = [(value, of) for value, of in zip(function(input), upstream, strict=True) if value.requires_grad]
-    (gradient,) = torch.autograd.grad(*zip(*found, strict=True), input, create_graph=True)  # type: ignore[misc]
+    if not found:
+        return torch.zeros_like(input)
+    values, of = zip(*found, strict=True)
+    (gradient,) = torch.autograd.grad(values, input, of, create_graph=True)
     return gradient
 
 
@@ -303,8 +309,10 @@ class PlainSums(Function):
 def spoilt(sums: list[Tensor | None], bad: Tensor | None) -> list[Tensor | None]:
     """Return sums of which those that every loss looks at are NaN if a value is out of range."""
     if bad is not None:
-        for kind in (plain.FP, plain.FIRST, plain.INSIDE):
+        for kind in (plain.FP, plain.FN, plain.FIRST, plain.INSIDE):
             found = sums[kind]
+            if kind == plain.FIRST and sums[plain.FP] is not None:
+                continue
             if found is not None:
                 sums[kind] = found.masked_fill(bad, torch.nan)
     return sums
@@ -339,7 +347,7 @@ class PlainValues(Function):
         return gradient, *[None] * 7
 
 
-# ------------------------------------------------------------------------------------------------------ what losses call
+# ----------------------------------------------------------------------------------------------------- what losses call
 
 
 def use_operators(x: Tensor) -> bool:
@@ -363,7 +371,6 @@ def voxel_sums(
     Raises:
         ValueError: when a label, a target's value, a probability or a weight is out of range; see :mod:`.checks`.
     """
-    refuse_forward_mode(reading.input)
     reading = reading.activated()
     rules, data = reading.rules, (reading.input, reading.target, reading.mask, reading.classes)
     static = flattened(rules, wanted)
@@ -411,7 +418,6 @@ def voxel_values(reading: Reading, wanted: Wanted, exclusive: bool, inside: Tens
     Raises:
         ValueError: as :func:`voxel_sums` does.
     """
-    refuse_forward_mode(reading.input)
     reading = reading.activated()
     rules, data = reading.rules, (reading.input, reading.target, reading.mask, reading.classes)
     static = flattened(rules, wanted)
@@ -448,7 +454,10 @@ def voxel_weights(reading: Reading, kept: Tensor | None, exclusive: bool) -> Ten
     """
     if reading.mask is None and reading.rules.ignore_index is None and kept is None:
         return None
+    classes = reading.classes if reading.merges else None
     reading = reading.weighed()
+    if classes is not None:
+        reading = replace(reading, target=reading.rules.merged_target(reading.target, classes))
     dtype = computing_dtype(reading.input)
     weight = None if reading.mask is None else reading.mask.to(dtype)
     if kept is not None:
@@ -461,14 +470,3 @@ def voxel_weights(reading: Reading, kept: Tensor | None, exclusive: bool) -> Ten
     share = reading.target.to(dtype)
     seen = (weight > 0).any(1, keepdim=True)
     return (1 - (share * (1 - weight)).sum(1, keepdim=True)).clamp(min=0) * seen
-
-
-def refuse_forward_mode(input: Tensor) -> None:
-    """Raise NotImplementedError under forward-mode differentiation, which the operators do not know."""
-    level = torch.autograd.forward_ad._current_level
-    if level >= 0 and not torch.compiler.is_compiling():
-        if torch.autograd.forward_ad.unpack_dual(input).tangent is not None:
-            raise NotImplementedError(
-                "losses are differentiated backwards only: forward-mode derivatives (torch.func.jvp, dual tensors) are "
-                "not available."
-            )

@@ -85,13 +85,18 @@ def both_probabilities(logits: Tensor, activation: Activation) -> tuple[Tensor, 
     and of two classes, neither p nor 1 - p is rounded to 1 beside the other.
     """
     z = promoted(logits)
+    graph = torch.is_grad_enabled() and z.requires_grad
+    if activation == "sigmoid" and not graph:
+        z = z.clamp(-STEEPEST_LOGIT, STEEPEST_LOGIT)
+        p = torch.sigmoid(z)
+        return p, z.neg_().sigmoid_()
     if activation == "sigmoid":
         z = held(z, -STEEPEST_LOGIT, STEEPEST_LOGIT)
         smaller = torch.sigmoid(-z.abs())
         larger = 1 - smaller
         positive = z > 0
         return torch.where(positive, larger, smaller), torch.where(positive, smaller, larger)
-    if activation == "softmax" and not (torch.is_grad_enabled() and z.requires_grad):
+    if activation == "softmax" and not graph:
         p = torch.softmax(z, 1)
         return p, p.flip(1) if p.shape[1] == 2 else 1 - p
     if activation == "softmax":

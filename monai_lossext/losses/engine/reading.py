@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..paths import transformed
 from .precision import Activation, promoted
 
 BESIDE_LABEL = ("mask", "distance_map", "penalty_map", "classes")  # what a mapping target may hold
+WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 FAR_BELOW = -1e30  # a logit of which no probability is left
 
 
@@ -88,7 +90,7 @@ class Rules:
             label = target.flatten(1).long().clamp(0, self.channels - 1)
             return target.masked_fill(merged.gather(1, label).view(target.shape), 0)
         merged = spread(~classes[:, 1:], target.ndim)
-        target = target if target.is_floating_point() else target.to(torch.float32)
+        target = promoted(target)
         added = (target[:, 1:] * merged).sum(1, keepdim=True)
         return torch.cat([target[:, :1] + added, target[:, 1:].masked_fill(merged, 0)], 1)
 
@@ -168,11 +170,17 @@ def read_shapes(
     if mask is not None and given["mask"] is not None:
         raise ValueError("mask is given twice, as an argument and in the target; give it once.")
     given["mask"] = given["mask"] if mask is None else mask
+    refuse_forward_mode(input)
     input, label = _plain(input), _plain(given["label"])
     label = label.detach() if label.requires_grad else label
+    if label.dtype in WIDER:
+        label = label.to(WIDER[label.dtype])  # torch can do little with the others
     if not 3 <= input.ndim <= 5:
         raise ValueError(f"input must be (B, C, *S) with 1 to 3 spatial dimensions, got {tuple(input.shape)}.")
     _on_one_device(label, "target", input)
+    if not torch.compiler.is_compiling() and not transformed():
+        _with_memory(input, "input")
+        _with_memory(label, "target")
     batch, channels, *space = input.shape
     labels = to_onehot_y and channels > 1
     if to_onehot_y and label.ndim == input.ndim - 1:
@@ -219,6 +227,15 @@ def _plain(x: Tensor) -> Tensor:
     return x if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__ else x.as_subclass(Tensor)
 
 
+def _with_memory(x: Tensor, name: str) -> None:
+    """Raise RuntimeError if the memory of a tensor was freed, which torch itself would read all the same."""
+    if x.numel() == 0 or type(x) is not Tensor or x.device.type != "cpu" or x.layout != torch.strided:
+        return
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    if x.untyped_storage().nbytes() < x.element_size() * (x.storage_offset() + last + 1):
+        raise RuntimeError(f"{name} has no memory any more: its storage was resized.")
+
+
 def _on_one_device(x: Tensor, name: str, input: Tensor) -> None:
     """Raise ValueError unless something is on the input's device."""
     if x.device != input.device:
@@ -231,6 +248,8 @@ def _fitting(given: Any, name: str, input: Tensor, *shapes: tuple[int, ...]) -> 
         return None
     x = _plain(given if isinstance(given, Tensor) else torch.as_tensor(given, device=input.device)).detach()
     _on_one_device(x, name, input)
+    if not torch.compiler.is_compiling() and not transformed():
+        _with_memory(x, name)
     if x.shape not in shapes:
         raise AssertionError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(x.shape)}.")
     return x
@@ -244,3 +263,14 @@ def _annotated(given: Any, input: Tensor) -> Tensor | None:
     if classes.shape != input.shape[:2]:
         raise AssertionError(f"classes must be (B, C) = {tuple(input.shape[:2])}, got {tuple(classes.shape)}.")
     return classes
+
+
+def refuse_forward_mode(input: Tensor) -> None:
+    """Raise NotImplementedError under forward-mode differentiation, which the operators do not know."""
+    level = torch.autograd.forward_ad._current_level
+    within = level >= 0 and not torch.compiler.is_compiling()
+    if within and torch.autograd.forward_ad.unpack_dual(input).tangent is not None:
+        raise NotImplementedError(
+            "losses are differentiated backwards only: forward-mode derivatives (torch.func.jvp, dual tensors) are not "
+            "available."
+        )

@@ -93,10 +93,8 @@ def lovasz(
     union = left + joined
     before = union - (1 - g if w is None else (1 - g) * w)
     step = torch.addcmul(left, g, joined.expand_as(g)).div_(union).div_(before)
-    if w is None:
-        step = torch.where(before > 0, step, 1.0)
-    else:
-        step = torch.where(before > 0, step.mul_(w), (w > 0).to(dtype))
+    step = step if w is None else step.mul_(w)
+    step = torch.where(before > 0, step, 1.0 if w is None else (w > 0).to(dtype))
     slopes = torch.empty_like(errors).scatter_(2, order, step.to(errors.dtype))
     if penalize:
         each = torch.ones((), dtype=errors.dtype, device=errors.device) if mask is None else mask.to(errors.dtype)

@@ -7,7 +7,7 @@ that are exact, so that they change no type.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numba import types
@@ -49,7 +49,7 @@ def by_type(narrow: Any, wide: Any) -> Any:
         raise NotImplementedError  # only ever compiled
 
     chosen.__name__ = narrow.__name__
-    overload(chosen, strict=False, jit_options={"fastmath": {"contract"}, **OPTIONS})(
+    overload(chosen, strict=False, jit_options=cast("Any", {"fastmath": {"contract"}, **OPTIONS}))(
         lambda x: wide if x == types.float64 else narrow
     )
     return chosen
@@ -137,7 +137,8 @@ def bounded_exp(x: Number) -> Number:
 def log(x: Number) -> Number:
     """Return the logarithm of a positive number that is not denormal, with the absolute error of a number near 1."""
     e = mantissa(x) - ONE
-    return exponent(x) * ln_2(x) + log_of_ratio(e / (TWO + e))
+    found = exponent(x) * ln_2(x) + log_of_ratio(e / (TWO + e))
+    return found if x == x else x  # the bits of NaN say nothing
 
 
 @compiled

@@ -50,7 +50,7 @@ def compiled(name: str, dtype: torch.dtype) -> Loop:
     import numpy as np
     from numba import config
 
-    if config.DISABLE_JIT:
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
     from . import memory, sorting, walk
     from .runtime import Loop, link
@@ -216,7 +216,7 @@ def is_pair(rules: Rules, wanted: Wanted, mask: Tensor | None, classes: Tensor |
 
 
 def both_of_pair(sums: Tensor) -> Tensor:
-    """Return the sums of two classes that exclude each other, (KINDS, B, 2), from those of the second, (KINDS, B, 1)."""
+    """Return the sums of two classes that exclude each other, (KINDS, B, 2), from the second's, (KINDS, B, 1)."""
     n, g, tp, fp, fn, tn, nothing, inside, outside = sums
     first = torch.stack([n, n - g, tn, fn, fp, tp, nothing, outside, nothing])
     return torch.cat([first, torch.stack([n, g, tp, fp, fn, tn, nothing, inside, nothing])], 2)
@@ -314,7 +314,7 @@ def pieces_of(input: Tensor) -> int:
 
 def record(x: Tensor) -> Sequence[int]:
     """Return what tells a loop where the elements of a (B, C, *S) are."""
-    sizes, strides = x.shape[2:], x.stride()[2:]
+    sizes, strides = tuple(x.shape[2:]), x.stride()[2:]
     sizes, strides = (1,) * (3 - len(sizes)) + tuple(sizes), (0,) * (3 - len(strides)) + tuple(strides)
     # One stride leads from voxel to voxel where each axis begins where the one inside of it ends.
     even, first, step = True, 1, None

@@ -152,7 +152,7 @@ def to_bfloat(x: Any) -> Any:
     bits = np.float32(x).view(np.uint32)
     odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
     rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd)
-    return np.uint16(np.uint32(rounded >> np.uint32(16))) if x == x else np.uint16(0x7FC0)  # noqa: PLR0124
+    return np.uint16(np.uint32(rounded >> np.uint32(16))) if x == x else np.uint16(0x7FC0)
 
 
 @compiled
@@ -163,7 +163,7 @@ def to_half(x: Any) -> Any:
     """
     bits = np.float32(x).view(np.uint32)
     sign, size = np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000), np.uint32(bits & np.uint32(0x7FFFFFFF))
-    # One half has float16's smallest number as its last digit, so that the sum's last digits are those of small numbers.
+    # One half has float16's smallest number as its last digit, so that the sum has those of small numbers.
     small = np.uint32(np.float32(size.view(np.float32) + HALF).view(np.uint32) - np.uint32(0x3F000000))
     small = np.uint32(1) if (small == np.uint32(0)) & (size != np.uint32(0)) else small
     odd = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))

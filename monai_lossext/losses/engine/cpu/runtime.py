@@ -38,10 +38,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 NUMBERS = types.CPointer(types.int64)  # type: ignore[no-untyped-call]
 OF_LOOP = types.void(NUMBERS)
-OF_ROW = types.void(NUMBERS, *[types.int64] * 6)  # numbers, tensor, sample, channel, voxel, how many, address of a row
+OF_ROW: Any = types.void(
+    NUMBERS, *[types.int64] * 6
+)  # numbers, tensor, sample, channel, voxel, how many, address of a row
 IMPORTED_BY = os.getpid()
 # Nothing inside of a loop is called by the interpreter, and no way for it to do so has to be compiled.
-OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+OPTIONS: Any = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 LOG = logging.getLogger("monai_lossext")
 
 
@@ -53,7 +55,7 @@ def compiled(function: Function, *, sums: bool = False) -> Function:
         sums: whether to add in any order, without which a processor cannot add several numbers at once.
     """
     contract = {"contract", "reassoc", "nsz"} if sums else {"contract"}
-    return cast("Function", numba.njit(fastmath=contract, **OPTIONS)(function))
+    return cast("Function", cast("Any", numba.njit)(fastmath=contract, **OPTIONS)(function))
 
 
 def sums_over(function: Function) -> Function:
@@ -93,7 +95,7 @@ class Locator(_CacheLocator):  # type: ignore[misc]
 class Implementation(CompileResultCacheImpl):  # type: ignore[misc]
     """Numba's way of writing a compiled function, to another place."""
 
-    _locator_classes = [Locator]  # noqa: RUF012
+    _locator_classes: Any = [Locator]  # noqa: RUF012
 
 
 class LoopCache(FunctionCache):  # type: ignore[misc]
@@ -122,7 +124,7 @@ def digest_of_sources() -> str:
     return digest.hexdigest()[:24]
 
 
-class Loop(CFunc):  # type: ignore[misc]
+class Loop(cast("Any", CFunc)):  # type: ignore[misc]
     """A compiled loop, which lives as long as this does."""
 
     def __init__(self, function: Callable[..., None], name: str, signature: Any = OF_LOOP) -> None:
@@ -135,16 +137,11 @@ class Loop(CFunc):  # type: ignore[misc]
     def _kept(self) -> bool:
         """Compile with the help of what is on disk; return whether that went well."""
         try:
-            self._cache = LoopCache(self._pyfunc)
+            self._cache: Any = LoopCache(self._pyfunc)
             self.compile()
         except Exception as error:  # a full or unwritable disk, a truncated file, one of another machine
-            del self._cache
             self._cache = numba.core.caching.NullCache()
-            warnings.warn(
-                f"compiled loops cannot be kept in {cache_folder()} and are compiled anew in each process: {error!r}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            say_that_nothing_is_kept(repr(error)[:200])
             return False
         return True
 
@@ -164,7 +161,7 @@ def linked(name: str) -> Any:
 
     @overload(call, strict=False, jit_options=OPTIONS)
     def chosen(numbers: Any, which: Any, b: Any, c: Any, v: Any, n: Any, row: Any) -> Any:
-        function = types.ExternalFunction(symbol_of(name, row.dtype), OF_ROW)
+        function: Any = types.ExternalFunction(symbol_of(name, row.dtype), OF_ROW)
 
         def call(numbers: Any, which: int, b: int, c: int, v: int, n: int, row: Any) -> None:
             function(as_numbers(numbers.ctypes.data), which, b, c, v, n, row.ctypes.data)
@@ -184,6 +181,20 @@ def link(name: str, function: Any, real: Any) -> Loop:
 def symbol_of(name: str, dtype: Any) -> str:
     """Return the name of a function of rows of a type, by which loops find it."""
     return f"monai_lossext_{digest_of_sources()}_{name}_{dtype}"
+
+
+_said: list[str] = []
+
+
+def say_that_nothing_is_kept(error: str) -> None:
+    """Warn once that loops cannot be kept on disk."""
+    if not _said:
+        _said.append(error)
+        warnings.warn(
+            f"compiled loops cannot be kept in {cache_folder()} and are compiled anew in each process: {error}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 @lru_cache(maxsize=1)

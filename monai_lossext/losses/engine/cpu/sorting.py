@@ -136,7 +136,7 @@ def sort_descending(
 
 @compiled
 def size_of(numbers: Any, b: int, c: int, count: int, block: Row, g: Row, w: Row) -> tuple[float, float]:
-    """Return the weighted numbers of voxels and of voxels of a class, and keep shares and weights where there is room."""
+    """Return the weighted numbers of voxels and of voxels of a class, and keep shares and weights."""
     number = size = 0.0
     for v in range(0, count, numbers[BLOCK]):
         n = min(numbers[BLOCK], count - v)

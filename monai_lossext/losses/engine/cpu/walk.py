@@ -1064,6 +1064,14 @@ def subtract_mean(h: Row, p: Row, mean: Row, n: int) -> None:
 
 
 @compiled
+def difference_of_two(p: Row, q: Row, h: Row, k: Row, n: int) -> None:
+    """Turn n gradients of two channels, times their probabilities, into those of logits, though one is nearly 1."""
+    for i in range(n):
+        k[i] = p[i] * k[i] - q[i] * h[i]
+        h[i] = -k[i]
+
+
+@compiled
 def slopes_of_labels(t: Row, rise: Row, n: int, c: int, inside: Number, slope: Row) -> None:
     """Multiply the weight of the voxels of a class with the slope of their likelihood."""
     this = np.float32(c)
@@ -1184,12 +1192,15 @@ def gradient_of_block(numbers: Numbers, b: int, v: int, n: int, gamma: Number, s
             write(numbers, OUT, b, 0, v, n, h)
     if activation != SOFTMAX:
         return
+    if channels == 2:
+        difference_of_two(s[LOGITS + 2], s[LOGITS + 3], s[LOGITS + 4], s[LOGITS + 5], n)
     for c in range(channels):
         p, h = s[LOGITS + channels + c], s[LOGITS + 2 * channels + c]
-        subtract_mean(h, p, mean, n)
+        if channels != 2:
+            subtract_mean(h, p, mean, n)
         if of_labels:
             add_slopes_of_labels(p, s[T], s[OTHERS], s[SLOPE], n, c, h)
-        elif of_shares:
+        elif of_shares and channels != 2:
             add_product(h, p, slopes, n)
     if merging:
         share_of_merged(numbers, b, v, n, s)
