@@ -247,7 +247,8 @@ class ClasswiseLoss(SegmentationLoss):
         value = self.weighted(value)
         valid = None
         if not everything:
-            valid = n > 0 if value.shape == n.shape else (n > 0).any(1, keepdim=True)
+            valid = ~(n <= 0)  # NaN is no reason to be silent
+            valid = valid if value.shape == n.shape else valid.any(1, keepdim=True)
         if self.empty != "formula":
             for where, wrong in undecided:
                 if not waits(where) and not where.any():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -76,7 +77,7 @@ class Counts:
         n, g = (x.detach() if x.requires_grad else x for x in (n, g))
         return cls(n, g, *rest[:3], **dict(zip(EXTRA[extra], rest[3:], strict=True)))
 
-    @property
+    @cached_property
     def p(self) -> Tensor:
         """Size of the prediction, sum of p."""
         return self.tp + self.fp

@@ -114,11 +114,13 @@ class VoxelLoss(SumsLoss):
     def of_sums(self, sums: Sums, reading: Reading) -> Tensor:
         """Return the mean, or the sum, of the likelihoods times their factors."""
         dtype = computing_dtype(reading.input)
-        if self.is_plain(reading):  # where each operation is a call of a device
+        factor = self.common_factor()
+        if factor is not None and self.counts_alike(reading):  # each operation may be a call of a device
             total = sums.values[INSIDE].sum()
             total = total if self.exclusive(reading) else total + sums.values[OUTSIDE].sum()
             number = reading.input.numel() // (reading.channels if self.exclusive(reading) else 1)
-            return (total / number if self.reduction == "mean" else total).to(dtype)
+            factor = factor / number if self.reduction == "mean" else factor
+            return (total * factor).to(dtype)
         sizes = self.sizes(sums.values, reading)
         inside, outside = (sizes.counted(x) for x in self.factors(sizes))
         total = weighed(sums.values[INSIDE], inside)
@@ -128,15 +130,15 @@ class VoxelLoss(SumsLoss):
             total = mean(total, self.divisor(sizes, inside, outside))
         return total.to(dtype)
 
-    def is_plain(self, reading: Reading) -> bool:
+    def counts_alike(self, reading: Reading) -> bool:
         """Return whether all voxels and classes count the same."""
         everything = reading.mask is None and reading.classes is None and reading.rules.ignore_index is None
-        alike = self.weight is None and self.first(reading.channels) == 0 and reading.input.numel() > 0
-        return everything and alike and self.balances_nothing()
+        return everything and self.weight is None and self.first(reading.channels) == 0 and reading.input.numel() > 0
 
-    def balances_nothing(self) -> bool:
-        """Return whether :meth:`balance` and :meth:`divisor` are those of the plain mean."""
-        return type(self).balance is VoxelLoss.balance and type(self).divisor is VoxelLoss.divisor
+    def common_factor(self) -> float | None:
+        """Return what :meth:`balance` gives all voxels of all classes, or None if these differ."""
+        own = type(self)
+        return 1.0 if own.balance is VoxelLoss.balance and own.divisor is VoxelLoss.divisor else None
 
     def each(self, reading: Reading, emphasis: Tensor | None) -> Tensor:
         """Return each voxel's loss times its weight."""
@@ -313,9 +315,9 @@ class WeightedCrossEntropyLoss(VoxelLoss):
             return (None, None) if self.pos_weight is None else sizes.per_class(self.pos_weight, 1.0)
         return factors_of_prior(self.prior, sizes, self.first(sizes.channels))
 
-    def balances_nothing(self) -> bool:
-        """Return whether there are neither factors nor a mean over them."""
-        return self.prior is None and self.pos_weight is None and self.normalize == "voxels"
+    def common_factor(self) -> float | None:
+        """Return 1 if there are neither factors nor a mean over them."""
+        return 1.0 if self.prior is None and self.pos_weight is None and self.normalize == "voxels" else None
 
     def divisor(self, sizes: Sizes, inside: Factor, outside: Factor) -> Tensor:
         """Return what the mean divides by, with ``normalize="weights"`` the sum of the factors of all voxels."""
@@ -357,6 +359,10 @@ class BalancedCrossEntropyLoss(VoxelLoss):
     def __init__(self, *args: Any, beta: float | None = None, **options: Unpack[LossOptions]) -> None:
         super().__init__(*args, **options)
         self.beta = None if beta is None else fraction(beta=beta)
+
+    def common_factor(self) -> float | None:
+        """Return one half if that is beta."""
+        return self.beta if self.beta == 0.5 else None
 
     def balance(self, sizes: Sizes) -> Factors:
         """Return the fixed weights, (1, C), or those of each sample, (B, C)."""
@@ -403,9 +409,9 @@ class FocalCrossEntropyLoss(VoxelLoss):
         self.gamma = non_negative(gamma=gamma)
         self.alpha = None if alpha is None else fraction(alpha=alpha)
 
-    def balances_nothing(self) -> bool:
-        """Return whether there is no alpha."""
-        return self.alpha is None
+    def common_factor(self) -> float | None:
+        """Return 1 if there is no alpha."""
+        return 1.0 if self.alpha is None else None
 
     def balance(self, sizes: Sizes) -> Factors:
         """Return alpha and 1 - alpha, (1, C)."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -14,6 +17,15 @@ from . import cases
 from .oracles import ROWS, oracle, oracle_gradient
 
 ANSWERS: dict[Any, tuple[Any, Any]] = {}  # of the oracle, which is slow, and asked again for each way to compute a loss
+
+
+@contextmanager
+def at(*combination: Any) -> Iterator[None]:
+    """Name the combination that a test which loops over many has failed at."""
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as error:
+        raise AssertionError(f"at {', '.join(map(str, combination))}: {error}") from error
 
 
 def ask(name: str, options: dict[str, Any], with_gradient: bool, *arrays: Any) -> tuple[Any, Any]:
@@ -43,10 +55,12 @@ def equals_oracle(
     tolerance = ROWS[name].tolerance
     differentiable = all(options.get(option) == value for option, value in ROWS[name].differentiable.items())
     total, expected = ask(name, options, differentiable, *arrays)
-    np.testing.assert_allclose(value.numpy(), total, rtol=tolerance, atol=1e-12)
+    where = f"{name}, {options}, input of shape {tuple(x.shape)}"
+    np.testing.assert_allclose(value.numpy(), total, rtol=tolerance, atol=1e-12, err_msg=where)
     if not differentiable:
         return
-    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6, atol=1e-9 * max(1.0, np.abs(expected).max()))
+    least = 1e-9 * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-6, atol=least, err_msg=where)
 
 
 def pushes_towards_target(cls: type[SegmentationLoss]) -> None:

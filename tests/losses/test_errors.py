@@ -13,7 +13,7 @@ from monai_lossext.losses import (
     SoftTverskyLoss,
 )
 
-from . import cases
+from . import cases, checks
 from .cases import make
 
 every_loss = pytest.mark.parametrize("cls", cases.CLASSES, ids=lambda cls: cls.__name__)
@@ -72,19 +72,16 @@ def test_options_that_cannot_apply_are_not_accepted():
 
 
 @every_loss
-@pytest.mark.parametrize(
-    ("label", "message"),
-    [
+def test_labels_out_of_range(cls):
+    for label, message in (
         (LABEL + 3, r"target holds 3, expected integer labels 0\.\.2 for an input of 3 channel"),
         (LABEL - 1, "target holds -1, expected integer labels"),
         (LABEL + 0.5, r"target holds 0\.5, expected integer labels"),
         (LABEL + float("nan"), "target holds nan, expected integer labels"),
         ((LABEL + 255).to(torch.uint8), "target holds 255, expected integer labels"),
-    ],
-)
-def test_labels_out_of_range(cls, label, message):
-    with pytest.raises(ValueError, match=message):
-        make(cls, **MULTI)(X, label)
+    ):
+        with checks.at(message), pytest.raises(ValueError, match=message):
+            make(cls, **MULTI)(X, label)
 
 
 @every_loss
@@ -138,17 +135,18 @@ def test_weight_lengths_are_named(cls):
 
 
 @every_loss
-@pytest.mark.parametrize("option", [{"softmax": True}, {"to_onehot_y": True}, {"include_background": False}], ids=str)
-def test_single_channel_warns_as_monai_does(cls, option):
-    x, target = torch.rand(2, 1, 5), cases.binary(2, 5)
-    ((name, value),) = option.items()
-    if name == "softmax" and not cases.entry_of(cls).activation:
-        with pytest.raises(ValueError, match=r"takes no activation, got .*softmax=True"):
-            cls(**option)
-        return
-    with pytest.warns(UserWarning, match=f"single channel prediction, `{name}={value}` ignored"):
-        value = make(cls, **option)(x, target)
-    assert torch.equal(value, make(cls)(x, target))
+def test_single_channel_warns_as_monai_does(cls):
+    for option in ({"softmax": True}, {"to_onehot_y": True}, {"include_background": False}):
+        with checks.at(option):
+            x, target = torch.rand(2, 1, 5), cases.binary(2, 5)
+            ((name, value),) = option.items()
+            if name == "softmax" and not cases.entry_of(cls).activation:
+                with pytest.raises(ValueError, match=r"takes no activation, got .*softmax=True"):
+                    cls(**option)
+                continue
+            with pytest.warns(UserWarning, match=f"single channel prediction, `{name}={value}` ignored"):
+                value = make(cls, **option)(x, target)
+            assert torch.equal(value, make(cls)(x, target))
 
 
 def test_the_signature_and_the_representation_name_every_argument():

@@ -45,14 +45,14 @@ class Found:
     """The least and the largest value of some tensors, on their way to the processor."""
 
     kinds: list[Kind]
-    values: Tensor  # (kinds, 3), as :func:`extremes` gives them
+    values: Tensor  # (kinds, 3) or (3,), as :func:`extremes` gives them
     event: torch.Event | None
 
     def raise_(self) -> None:
         """Wait for the values, which were asked for a call ago, and raise ValueError if one cannot be."""
         if self.event is not None:
             self.event.synchronize()
-        for kind, values in zip(self.kinds, self.values.numpy(), strict=True):
+        for kind, values in zip(self.kinds, self.values.reshape(-1, 3).numpy(), strict=True):
             raise_if(kind, *map(float, values))
 
 
@@ -153,11 +153,11 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
 def send(kinds: list[Kind], values: list[Tensor]) -> None:
     """Send what was found to the processor, which looks at it in the next call."""
     dtype = torch.float32 if values[0].device.type == "mps" else torch.float64
-    together = torch.stack([x.to(dtype) for x in values]) if len(values) > 1 else values[0].to(dtype)[None]
+    together = torch.stack([x.to(dtype) for x in values]) if len(values) > 1 else values[0]
     if together.device.type == "cpu":
         _pending.append(Found(kinds, together, None))
         return
-    there = torch.empty(together.shape, dtype=dtype, device="cpu", pin_memory=together.device.type == "cuda")
+    there = torch.empty(together.shape, dtype=together.dtype, device="cpu", pin_memory=together.device.type == "cuda")
     there.copy_(together, non_blocking=True)
     event = torch.Event(device=together.device)
     event.record()

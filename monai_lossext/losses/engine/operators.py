@@ -265,7 +265,7 @@ def gradient_of_values(
         )
     weight = upstream if mask is None else upstream * mask
     of_sums: list[Tensor | None] = [None] * KINDS
-    of_sums[plain.INSIDE], of_sums[plain.OUTSIDE] = inside, outside
+    of_sums[plain.INSIDE], of_sums[plain.OUTSIDE] = inside, None if exclusive else outside
     return gradient_of(static, of_sums, input, target, weight, classes)
 
 
@@ -295,8 +295,9 @@ class PlainSums(Function):
         ctx.static = static
         ctx.set_materialize_grads(False)
         found = plain.sums(*unflattened(static), input, target, mask, classes)
+        found = spoilt(found, bad, mask is not None)
         ctx.mark_non_differentiable(*(x for x in found[: plain.TP] if x is not None))
-        return tuple(spoilt(found, bad))
+        return tuple(found)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -306,15 +307,17 @@ class PlainSums(Function):
         return gradient if bad is None else gradient.masked_fill(bad, 0), None, None, None, None, None
 
 
-def spoilt(sums: list[Tensor | None], bad: Tensor | None) -> list[Tensor | None]:
+def spoilt(sums: list[Tensor | None], bad: Tensor | None, weighs: bool) -> list[Tensor | None]:
     """Return sums of which those that every loss looks at are NaN if a value is out of range."""
-    if bad is not None:
-        for kind in (plain.FP, plain.FN, plain.FIRST, plain.INSIDE):
-            found = sums[kind]
-            if kind == plain.FIRST and sums[plain.FP] is not None:
-                continue
-            if found is not None:
-                sums[kind] = found.masked_fill(bad, torch.nan)
+    if bad is None:
+        return sums
+    kinds = [plain.FP, plain.FN, plain.INSIDE]
+    kinds += [plain.FIRST] if sums[plain.SECOND] is not None else []  # instead of the counts
+    kinds += [plain.N] if weighs else []  # of wrong weights it may say that nothing counts
+    for kind in kinds:
+        found = sums[kind]
+        if found is not None:
+            sums[kind] = found.masked_fill(bad, torch.nan)
     return sums
 
 
@@ -390,7 +393,7 @@ def voxel_sums(
         bad = checks.check(replace(reading, mask=None) if signed else reading, probabilities)
         number = torch.zeros((), device=reading.input.device) if bad is None else bad
     if paths.transformed() or torch.compiler.is_compiling():
-        rows = spoilt(plain.sums(rules, wanted, *data), bad)
+        rows = spoilt(plain.sums(rules, wanted, *data), bad, reading.mask is not None)
     else:
         rows = PlainSums.apply(*data, bad, static)
     return tuple(rows), number.to(accumulator_dtype(reading.input)) if deferred else None

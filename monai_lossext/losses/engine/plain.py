@@ -112,11 +112,18 @@ def shares(rules: Rules, target: Tensor, like: Tensor) -> Tensor:
     return target == channel.view(-1, *[1] * (target.ndim - 2))
 
 
-def viewed(rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None) -> View:
-    """Read all voxels."""
+def viewed(
+    rules: Rules,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    classes: Tensor | None,
+    rest: bool = True,
+) -> View:
+    """Read all voxels; without ``rest``, p may stand in the place of 1 - p."""
     z, target, mask = rules.neutral(input, target, mask, classes)
     z = promoted(z)
-    p, q = both_probabilities(z, rules.activation)
+    p, q = both_probabilities(z, rules.activation) if rest else (torch.softmax(z, 1),) * 2
     return View(z, p, q, shares(rules, target, p), None if mask is None else mask.to(p.dtype))
 
 
@@ -261,7 +268,7 @@ def gradient(
     classes: Tensor | None,
 ) -> Tensor:
     """Return the gradient of the input, given that of :func:`sums`, of which None is 0; arguments as there."""
-    v = viewed(rules, input, target, mask, classes)
+    v = viewed(rules, input, target, mask, classes, rest=rules.activation != "softmax" or wanted.further == "errors")
 
     def of(a: Tensor | None, b: Tensor | None = None) -> Tensor:
         """Return the gradient of a sum, less that of another, as a factor of voxels."""

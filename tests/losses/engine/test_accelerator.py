@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,7 @@ from monai_lossext.losses import (
 )
 from monai_lossext.losses.paths import as_on_accelerator
 
-from .. import cases
+from .. import cases, checks
 from ..cases import make
 
 MULTI: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
@@ -92,22 +93,25 @@ def test_waits_are_counted():
 
 
 @without_waits
-@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True, "to_onehot_y": True}, {"to_onehot_y": True}], ids=str)
-@pytest.mark.parametrize("extra", ["", "mask", "weights", "ignored", "classes"])
-def test_nothing_waits(cls, options, extra):
-    x, label = volume()
-    x = x if cases.entry_of(cls).activation and len(options) > 1 else x.softmax(1)
-    options = dict(options) if cases.entry_of(cls).activation else {"to_onehot_y": True}
-    rest: Any = (label,)
-    if extra == "ignored":
-        options["ignore_index"] = 1
-    elif extra == "classes":
-        rest = ({"label": label, "classes": cases.partial("1101", "1111")},)
-    elif extra:
-        mask = torch.rand(2, 1, 8, 9, 10)
-        rest = (label, mask < 0.9 if extra == "mask" else mask)
-    operations = operations_of(cls(**options), x, *rest)
-    assert operations.waits() == 0, operations.names
+def test_nothing_waits(cls):
+    for given, extra in itertools.product(
+        (MULTI, {"sigmoid": True, "to_onehot_y": True}, {"to_onehot_y": True}),
+        ("", "mask", "weights", "ignored", "classes"),
+    ):
+        with checks.at(given, extra):
+            x, label = volume()
+            x = x if cases.entry_of(cls).activation and len(given) > 1 else x.softmax(1)
+            options = dict(given) if cases.entry_of(cls).activation else {"to_onehot_y": True}
+            rest: Any = (label,)
+            if extra == "ignored":
+                options["ignore_index"] = 1
+            elif extra == "classes":
+                rest = ({"label": label, "classes": cases.partial("1101", "1111")},)
+            elif extra:
+                mask = torch.rand(2, 1, 8, 9, 10)
+                rest = (label, mask < 0.9 if extra == "mask" else mask)
+            operations = operations_of(cls(**options), x, *rest)
+            assert operations.waits() == 0, operations.names
 
 
 @pytest.mark.parametrize("cls", [BoundaryDistanceLoss, HausdorffDistanceLoss, DistanceMapCrossEntropyLoss])
@@ -132,22 +136,26 @@ def test_operations_are_few(cls):
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True, "to_onehot_y": True}], ids=["softmax", "sigmoid"])
-def test_it_computes_what_the_cpu_does(cls, dtype, options):
-    x, label = volume(dtype=dtype)
-    mask = torch.rand(2, 1, 8, 9, 10, generator=torch.Generator().manual_seed(0))
-    label[0, 0, 3] = 255
-    classes = {"label": label, "classes": cases.partial("1101", "1111")}
-    for rest in ((label,), (label, mask), (label, mask < 0.8), (classes,)):
-        loss = make(cls, **options, ignore_index=255)
-        expected = cases.value_and_gradient(loss, x, *rest)
-        with as_on_accelerator():
-            found = cases.value_and_gradient(loss, x, *rest)
-        exact = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype, 1e-2)
-        assert found[0].dtype == expected[0].dtype
-        torch.testing.assert_close(found[0], expected[0], rtol=min(exact, 1e-5), atol=1e-6)
-        torch.testing.assert_close(found[1], expected[1], rtol=exact, atol=exact * expected[1].abs().max().item())
+def test_it_computes_what_the_cpu_does(cls):
+    for dtype, options in itertools.product(
+        (torch.float32, torch.bfloat16, torch.float64), (MULTI, {"sigmoid": True, "to_onehot_y": True})
+    ):
+        with checks.at(dtype, options):
+            x, label = volume(dtype=dtype)
+            mask = torch.rand(2, 1, 8, 9, 10, generator=torch.Generator().manual_seed(0))
+            label[0, 0, 3] = 255
+            classes = {"label": label, "classes": cases.partial("1101", "1111")}
+            for rest in ((label,), (label, mask), (label, mask < 0.8), (classes,)):
+                loss = make(cls, **options, ignore_index=255)
+                expected = cases.value_and_gradient(loss, x, *rest)
+                with as_on_accelerator():
+                    found = cases.value_and_gradient(loss, x, *rest)
+                exact = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype, 1e-2)
+                assert found[0].dtype == expected[0].dtype
+                torch.testing.assert_close(found[0], expected[0], rtol=min(exact, 1e-5), atol=1e-6)
+                torch.testing.assert_close(
+                    found[1], expected[1], rtol=exact, atol=exact * expected[1].abs().max().item()
+                )
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, WeightedCrossEntropyLoss, LovaszSoftmaxLoss, DiceCrossEntropyLoss])

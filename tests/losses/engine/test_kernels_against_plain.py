@@ -22,7 +22,7 @@ from monai_lossext.losses import (
 )
 from monai_lossext.losses.paths import kernels_available, plain_path
 
-from .. import cases
+from .. import cases, checks
 from . import fuzz
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="there is nothing to compare")
@@ -76,87 +76,91 @@ def random_case(channels: int = 3, dtype: torch.dtype = torch.float32) -> tuple[
 
 
 @pytest.mark.parametrize(("cls", "own"), REGION, ids=str)
-@pytest.mark.parametrize("kind", ["labels", "two labels", "one-hot", "soft", "sigmoid", "single", "given"])
-def test_counts_of_all_kinds_of_targets_agree(cls, own, kind):
-    channels = {"two labels": 2, "single": 1}.get(kind, 3)
-    x, label = random_case(channels)
-    options = {**cases.row_of(cls).base, **own}
-    target = label
-    if kind in ("labels", "two labels"):
-        options |= MULTI
-    else:
-        target = label.float() if kind == "single" else cases.one_hot(label, channels)
-        target = target.bool() if kind == "one-hot" else target
-        options |= {"softmax": kind in ("one-hot", "soft"), "sigmoid": kind in ("sigmoid", "single")}
-        target = 0.8 * target + 0.1 if kind == "soft" else target
-        x = x.softmax(1) if kind == "given" else x
-    joins = options.get("multiclass", False)
-    if joins and kind in ("sigmoid", "single"):
-        pytest.skip("multiclass takes neither")
-    generator = torch.Generator().manual_seed(7)
-    mask = (torch.rand(2, channels, *SHAPE[2:], generator=generator) - 0.3).clamp(min=0)
-    both(cls(**options), x, target)
-    both(cls(**options), x, target, mask[:, :1])
-    both(cls(**options, batch=True), x, target)
-    both(cls(**options, ignore_index=1 if "labels" in kind else 0), x, target)
-    if kind == "soft":
-        both(cls(**options, soft_label=False), x, target)
-    if not joins:
-        both(cls(**options), x, target, mask)
-        both(cls(**options), x, {"label": target, "classes": torch.rand(2, channels, generator=generator) > 0.3})
+def test_counts_of_all_kinds_of_targets_agree(cls, own):
+    for kind in ("labels", "two labels", "one-hot", "soft", "sigmoid", "single", "given"):
+        with checks.at(kind):
+            channels = {"two labels": 2, "single": 1}.get(kind, 3)
+            x, label = random_case(channels)
+            options = {**cases.row_of(cls).base, **own}
+            target = label
+            if kind in ("labels", "two labels"):
+                options |= MULTI
+            else:
+                target = label.float() if kind == "single" else cases.one_hot(label, channels)
+                target = target.bool() if kind == "one-hot" else target
+                options |= {"softmax": kind in ("one-hot", "soft"), "sigmoid": kind in ("sigmoid", "single")}
+                target = 0.8 * target + 0.1 if kind == "soft" else target
+                x = x.softmax(1) if kind == "given" else x
+            joins = options.get("multiclass", False)
+            if joins and kind in ("sigmoid", "single"):
+                continue  # multiclass takes neither
+            generator = torch.Generator().manual_seed(7)
+            mask = (torch.rand(2, channels, *SHAPE[2:], generator=generator) - 0.3).clamp(min=0)
+            both(cls(**options), x, target)
+            both(cls(**options), x, target, mask[:, :1])
+            both(cls(**options, batch=True), x, target)
+            both(cls(**options, ignore_index=1 if "labels" in kind else 0), x, target)
+            if kind == "soft":
+                both(cls(**options, soft_label=False), x, target)
+            if not joins:
+                both(cls(**options), x, target, mask)
+                both(
+                    cls(**options), x, {"label": target, "classes": torch.rand(2, channels, generator=generator) > 0.3}
+                )
 
 
 # -------------------------------------------------------------------------------------------------- dtypes and layouts
 
 
 @one_of_each
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_other_precisions_agree(cls, dtype, channels):
-    x, label = random_case(channels, torch.float64)
-    both(cls(**({"sigmoid": True} if channels == 1 else MULTI)), x.to(dtype), label)
+def test_other_precisions_agree(cls):
+    for dtype, channels in itertools.product((torch.float16, torch.bfloat16, torch.float64), (1, 2, 3)):
+        with checks.at(dtype, channels):
+            x, label = random_case(channels, torch.float64)
+            both(cls(**({"sigmoid": True} if channels == 1 else MULTI)), x.to(dtype), label)
 
 
 @every_loss
-@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True}], ids=["labels", "in channels"])
-def test_targets_of_all_dtypes_give_equal_bits(cls, options):
-    x, label = random_case()
-    target = label if options is MULTI else cases.one_hot(label, 3)
-    loss = cases.make(cls, **options)
-    expected = cases.value_and_gradient(loss, x, target)
-    for dtype in (*fuzz.INTEGERS, *fuzz.FLOATS):
-        for got, want in zip(cases.value_and_gradient(loss, x, target.to(dtype)), expected, strict=True):
-            assert torch.equal(got, want), dtype
-    expected = cases.value_and_gradient(loss, x, target.clamp(max=1))
-    bits = target.to(torch.uint8).clamp(max=1)
-    for same in (bits.bool(), (2 * bits).view(torch.bool), (255 * bits).view(torch.bool)):
-        for got, want in zip(cases.value_and_gradient(loss, x, same), expected, strict=True):
-            assert torch.equal(got, want)
+def test_targets_of_all_dtypes_give_equal_bits(cls):
+    for options in (MULTI, {"sigmoid": True}):
+        with checks.at(options):
+            x, label = random_case()
+            target = label if options is MULTI else cases.one_hot(label, 3)
+            loss = cases.make(cls, **options)
+            expected = cases.value_and_gradient(loss, x, target)
+            for dtype in (*fuzz.INTEGERS, *fuzz.FLOATS):
+                for got, want in zip(cases.value_and_gradient(loss, x, target.to(dtype)), expected, strict=True):
+                    assert torch.equal(got, want), dtype
+            expected = cases.value_and_gradient(loss, x, target.clamp(max=1))
+            bits = target.to(torch.uint8).clamp(max=1)
+            for same in (bits.bool(), (2 * bits).view(torch.bool), (255 * bits).view(torch.bool)):
+                for got, want in zip(cases.value_and_gradient(loss, x, same), expected, strict=True):
+                    assert torch.equal(got, want)
 
 
 @one_of_each
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_layouts_give_the_same(cls, dtype, dimensions):
-    x, label = random_case(dtype=dtype)
-    x, label = (x[..., 0], label[..., 0]) if dimensions == 2 else (x, label)
-    loss = cls(**MULTI)
-    value, gradient = cases.value_and_gradient(loss, x.contiguous(), label)
-    last = x.contiguous(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)
-    turned = x.transpose(2, 3).contiguous().transpose(2, 3)
-    labels = label.transpose(2, 3).contiguous().transpose(2, 3)
-    for other, same in itertools.product((last, turned), (label, labels)):
-        got, slope = cases.value_and_gradient(loss, other, same)
-        torch.testing.assert_close(got, value, rtol=1e-6, atol=1e-7)
-        torch.testing.assert_close(slope.contiguous(), gradient, rtol=1e-6, atol=1e-8)
-    every_other = (slice(None), slice(None), *(slice(None, None, 2) for _ in x.shape[2:]))
-    wide = torch.zeros(2, 3, *(2 * n for n in x.shape[2:]), dtype=dtype)
-    wide[every_other] = x
-    wide.requires_grad_()
-    loss(wide[every_other], label).backward()
-    torch.testing.assert_close(wide.grad[every_other], gradient, rtol=1e-6, atol=1e-8)
-    wide.grad[every_other] = 0
-    assert not wide.grad.any()
+def test_layouts_give_the_same(cls):
+    for dtype, dimensions in itertools.product((torch.float32, torch.bfloat16), (2, 3)):
+        with checks.at(dtype, dimensions):
+            x, label = random_case(dtype=dtype)
+            x, label = (x[..., 0], label[..., 0]) if dimensions == 2 else (x, label)
+            loss = cls(**MULTI)
+            value, gradient = cases.value_and_gradient(loss, x.contiguous(), label)
+            last = x.contiguous(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)
+            turned = x.transpose(2, 3).contiguous().transpose(2, 3)
+            labels = label.transpose(2, 3).contiguous().transpose(2, 3)
+            for other, same in itertools.product((last, turned), (label, labels)):
+                got, slope = cases.value_and_gradient(loss, other, same)
+                torch.testing.assert_close(got, value, rtol=1e-6, atol=1e-7)
+                torch.testing.assert_close(slope.contiguous(), gradient, rtol=1e-6, atol=1e-8)
+            every_other = (slice(None), slice(None), *(slice(None, None, 2) for _ in x.shape[2:]))
+            wide = torch.zeros(2, 3, *(2 * n for n in x.shape[2:]), dtype=dtype)
+            wide[every_other] = x
+            wide.requires_grad_()
+            loss(wide[every_other], label).backward()
+            torch.testing.assert_close(wide.grad[every_other], gradient, rtol=1e-6, atol=1e-8)
+            wide.grad[every_other] = 0
+            assert not wide.grad.any()
 
 
 @one_of_each
@@ -193,20 +197,21 @@ def test_extreme_logits_keep_the_slope_of_the_plain_way(channels, size):
 
 @pytest.mark.usefixtures("kernels_or_plain")
 @pytest.mark.parametrize("cls", [cls for cls in cases.CLASSES if issubclass(cls, RegionLoss)], ids=lambda c: c.__name__)
-@pytest.mark.parametrize("gap", [20.0, 40.0, 60.0, 80.0])
-def test_two_classes_of_which_one_is_nearly_full(cls, gap):
+def test_two_classes_of_which_one_is_nearly_full(cls):
     """The other one's sums are tiny, and not what rounding left of a difference."""
-    generator = torch.Generator().manual_seed(0)
-    label = torch.zeros(1, 1, 4000, dtype=torch.int64)
-    label[..., :3] = 1
-    x = torch.zeros(1, 2, 4000)
-    x[:, 1] = -gap + torch.rand(4000, generator=generator)
-    for fill in (label, 1 - label, torch.zeros_like(label), torch.ones_like(label)):
-        value, gradient = cases.value_and_gradient(cls(**MULTI), x, fill)
-        exact, slope = cases.value_and_gradient(cls(**MULTI), x.double(), fill)
-        slope[:, 0] = -slope[:, 1]  # which float64 rounds away at 40, as a difference of equal numbers
-        torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-38)
+    for gap in (20.0, 40.0, 60.0, 80.0):
+        with checks.at(gap):
+            generator = torch.Generator().manual_seed(0)
+            label = torch.zeros(1, 1, 4000, dtype=torch.int64)
+            label[..., :3] = 1
+            x = torch.zeros(1, 2, 4000)
+            x[:, 1] = -gap + torch.rand(4000, generator=generator)
+            for fill in (label, 1 - label, torch.zeros_like(label), torch.ones_like(label)):
+                value, gradient = cases.value_and_gradient(cls(**MULTI), x, fill)
+                exact, slope = cases.value_and_gradient(cls(**MULTI), x.double(), fill)
+                slope[:, 0] = -slope[:, 1]  # which float64 rounds away at 40, as a difference of equal numbers
+                torch.testing.assert_close(value.double(), exact, rtol=1e-4, atol=1e-7)
+                torch.testing.assert_close(gradient.double(), slope, rtol=1e-4, atol=1e-38)
 
 
 EXTREME = [-torch.inf, -1e30, -200.0, -86.5, -30.0, -1e-6, 0.0, 1e-6, 30.0, 86.5, 200.0, 1e30, torch.inf]
@@ -250,15 +255,16 @@ def test_probabilities_and_logarithms_are_right_to_the_last_places(sure):
 
 
 @one_of_each
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_a_nan_in_the_logits_is_not_hidden(cls, channels):
-    x, label = random_case(channels)
-    x[0, 0, 1, 2, 3] = float("nan")
-    loss = cls(**({"sigmoid": True} if channels == 1 else MULTI))
-    value, gradient = cases.value_and_gradient(loss, x, label)
-    assert value.isnan()
-    assert gradient[0, :, 1, 2, 3].isnan().all()
-    assert torch.isfinite(loss(torch.nan_to_num(x), label))
+def test_a_nan_in_the_logits_is_not_hidden(cls):
+    for channels in (1, 2, 3):
+        with checks.at(channels):
+            x, label = random_case(channels)
+            x[0, 0, 1, 2, 3] = float("nan")
+            loss = cls(**({"sigmoid": True} if channels == 1 else MULTI))
+            value, gradient = cases.value_and_gradient(loss, x, label)
+            assert value.isnan()
+            assert gradient[0, :, 1, 2, 3].isnan().all()
+            assert torch.isfinite(loss(torch.nan_to_num(x), label))
 
 
 @pytest.mark.parametrize("loss", [WeightedCrossEntropyLoss, FocalCrossEntropyLoss, BoundaryDistanceLoss])
@@ -312,24 +318,24 @@ def test_a_second_derivative_is_that_of_the_plain_way(cls):
 
 
 @one_of_each
-@pytest.mark.parametrize("channels", [1, 2, 4])
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_number_of_threads_changes_no_bit(cls, channels, masked):
-    generator = torch.Generator().manual_seed(channels)
-    x = torch.randn(2, channels, 40, 30, 48, generator=generator)
-    label = torch.randint(0, max(channels, 2), (2, 1, 40, 30, 48), generator=generator)
-    mask = torch.rand(2, 1, 40, 30, 48, generator=generator) if masked else None
-    loss, results = cls(**(MULTI if channels > 1 else {"sigmoid": True})), []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3, 7):
-            torch.set_num_threads(threads)
-            results.append(cases.value_and_gradient(loss, x, label, mask))
-    finally:
-        torch.set_num_threads(before)
-    for value, gradient in results[1:]:
-        assert torch.equal(value, results[0][0])
-        assert torch.equal(gradient, results[0][1])
+def test_the_number_of_threads_changes_no_bit(cls):
+    for channels, masked in itertools.product((1, 2, 4), (False, True)):
+        with checks.at(channels, masked):
+            generator = torch.Generator().manual_seed(channels)
+            x = torch.randn(2, channels, 40, 30, 48, generator=generator)
+            label = torch.randint(0, max(channels, 2), (2, 1, 40, 30, 48), generator=generator)
+            mask = torch.rand(2, 1, 40, 30, 48, generator=generator) if masked else None
+            loss, results = cls(**(MULTI if channels > 1 else {"sigmoid": True})), []
+            before = torch.get_num_threads()
+            try:
+                for threads in (1, 2, 3, 7):
+                    torch.set_num_threads(threads)
+                    results.append(cases.value_and_gradient(loss, x, label, mask))
+            finally:
+                torch.set_num_threads(before)
+            for value, gradient in results[1:]:
+                assert torch.equal(value, results[0][0])
+                assert torch.equal(gradient, results[0][1])
 
 
 def test_another_number_of_threads_before_the_backward_pass_changes_nothing():

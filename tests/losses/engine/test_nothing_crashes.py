@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -25,7 +26,7 @@ from monai_lossext.losses import (
 )
 from monai_lossext.losses.paths import as_on_accelerator, plain_path
 
-from .. import cases
+from .. import cases, checks
 from ..cases import make
 
 MULTI: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
@@ -84,19 +85,20 @@ def test_what_lies_on_another_device_is_named(cls):
 @pytest.mark.parametrize(
     "cls", [cls for cls in cases.CLASSES if cases.entry_of(cls).graph], ids=lambda cls: cls.__name__
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_fake_tensors_have_the_shape_and_dtype_of_the_loss(cls, dtype):
-    x, label = volume(dtype)
-    reductions = ("mean",) if cases.entry_of(cls).family == "compound" else ("mean", "none")
-    for reduction in reductions:
-        loss = make(cls, **MULTI, reduction=reduction)
-        value, gradient = cases.value_and_gradient(loss, x, label)
-        with FakeTensorMode() as mode:
-            fake = mode.from_tensor(x).requires_grad_()
-            got = loss(fake, mode.from_tensor(label), mode.from_tensor(torch.ones(2, 1, 8, 9, 10)))
-            assert (got.shape, got.dtype) == (value.shape, value.dtype)
-            got.sum().backward()
-            assert (fake.grad.shape, fake.grad.dtype) == (gradient.shape, gradient.dtype)
+def test_fake_tensors_have_the_shape_and_dtype_of_the_loss(cls):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        with checks.at(dtype):
+            x, label = volume(dtype)
+            reductions = ("mean",) if cases.entry_of(cls).family == "compound" else ("mean", "none")
+            for reduction in reductions:
+                loss = make(cls, **MULTI, reduction=reduction)
+                value, gradient = cases.value_and_gradient(loss, x, label)
+                with FakeTensorMode() as mode:
+                    fake = mode.from_tensor(x).requires_grad_()
+                    got = loss(fake, mode.from_tensor(label), mode.from_tensor(torch.ones(2, 1, 8, 9, 10)))
+                    assert (got.shape, got.dtype) == (value.shape, value.dtype)
+                    got.sum().backward()
+                    assert (fake.grad.shape, fake.grad.dtype) == (gradient.shape, gradient.dtype)
 
 
 def test_wrappers_of_tensors_are_computed_or_refused():
@@ -193,29 +195,30 @@ def test_labels_out_of_range_that_nobody_looks_at_address_no_memory():
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_hooks_may_give_back_expanded_tensors(cls, dtype):
+def test_hooks_may_give_back_expanded_tensors(cls):
     """As those do that keep less: a tensor of equal samples as one of them."""
-    x, label = (torch.cat([t[:1], t[:1]]) for t in volume(dtype))
-    mask = torch.ones(2, 1, 8, 9, 10)
-    mask[:, :, :, 4] = 0.5
-    loss = make(cls, **MULTI)
-    expected = cases.value_and_gradient(loss, x, label, mask)
+    for dtype in (torch.float32, torch.bfloat16):
+        with checks.at(dtype):
+            x, label = (torch.cat([t[:1], t[:1]]) for t in volume(dtype))
+            mask = torch.ones(2, 1, 8, 9, 10)
+            mask[:, :, :, 4] = 0.5
+            loss = make(cls, **MULTI)
+            expected = cases.value_and_gradient(loss, x, label, mask)
 
-    def pack(t: torch.Tensor) -> torch.Tensor:
-        return t[:1].clone() if t.ndim > 2 and t.shape[0] == 2 and torch.equal(t[0], t[1]) else t
+            def pack(t: torch.Tensor) -> torch.Tensor:
+                return t[:1].clone() if t.ndim > 2 and t.shape[0] == 2 and torch.equal(t[0], t[1]) else t
 
-    unpacked = []
+            unpacked = []
 
-    def unpack(t: torch.Tensor) -> torch.Tensor:
-        unpacked.append(t.shape)
-        return t.expand(2, *t.shape[1:]) if t.ndim > 2 and t.shape[0] == 1 else t
+            def unpack(t: torch.Tensor) -> torch.Tensor:
+                unpacked.append(t.shape)  # noqa: B023
+                return t.expand(2, *t.shape[1:]) if t.ndim > 2 and t.shape[0] == 1 else t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        got = cases.value_and_gradient(loss, x, label, mask)
-    assert unpacked
-    for one, other in zip(got, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+            with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+                got = cases.value_and_gradient(loss, x, label, mask)
+            assert unpacked
+            for one, other in zip(got, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
 # -------------------------------------------------------------------------------------------- graphs and transforms
@@ -341,29 +344,29 @@ CALLS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.usefixtures("kernels_or_plain")
 @every_loss
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_buffer_that_is_written_into_is_never_a_wrong_gradient(cls, call, dtype):
+def test_a_buffer_that_is_written_into_is_never_a_wrong_gradient(cls):
     """As a loader does that fills the same buffers again: the exact gradient, or an error that says so."""
-    start, label = cases.logits(2, 3, 8, 9, dtype=dtype), cases.indices(2, 3, 8, 9)
-    start = start.softmax(1) if call == "given" else start
-    mask = torch.rand(2, 1, 8, 9, generator=torch.Generator().manual_seed(0))
-    loss = make(cls, **CALLS[call])
-    _, expected = cases.value_and_gradient(loss, start, label, mask)
-    overwritten = {"label": lambda t, m: t.copy_((t + 1) % 3), "mask": lambda t, m: m.mul_(2).neg_().add_(2)}
-    for name, overwrite in overwritten.items():
-        for again in (False, True):
-            x, t, m = start.clone().requires_grad_(), label.clone(), mask.clone()
-            value = loss(x, t, m).sum()
-            if again:
-                torch.autograd.grad(value, x, retain_graph=True)
-            overwrite(t, m)
-            try:
-                (gradient,) = torch.autograd.grad(value, x)
-            except RuntimeError as error:
-                assert OVERWRITTEN in str(error)  # noqa: PT017
-            else:
-                assert torch.equal(gradient, expected), (name, again)
+    for call, dtype in itertools.product(CALLS, (torch.float32, torch.bfloat16)):
+        with checks.at(call, dtype):
+            start, label = cases.logits(2, 3, 8, 9, dtype=dtype), cases.indices(2, 3, 8, 9)
+            start = start.softmax(1) if call == "given" else start
+            mask = torch.rand(2, 1, 8, 9, generator=torch.Generator().manual_seed(0))
+            loss = make(cls, **CALLS[call])
+            _, expected = cases.value_and_gradient(loss, start, label, mask)
+            overwritten = {"label": lambda t, m: t.copy_((t + 1) % 3), "mask": lambda t, m: m.mul_(2).neg_().add_(2)}
+            for name, overwrite in overwritten.items():
+                for again in (False, True):
+                    x, t, m = start.clone().requires_grad_(), label.clone(), mask.clone()
+                    value = loss(x, t, m).sum()
+                    if again:
+                        torch.autograd.grad(value, x, retain_graph=True)
+                    overwrite(t, m)
+                    try:
+                        (gradient,) = torch.autograd.grad(value, x)
+                    except RuntimeError as error:
+                        assert OVERWRITTEN in str(error)  # noqa: PT017
+                    else:
+                        assert torch.equal(gradient, expected), (name, again)
 
 
 @one_of_each
@@ -377,20 +380,23 @@ def test_a_label_changed_before_the_backward_pass_is_an_error(cls):
 
 @pytest.mark.usefixtures("kernels_or_plain")
 @every_loss
-@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True, "to_onehot_y": True}], ids=["softmax", "sigmoid"])
-def test_a_kept_value_keeps_nothing_else(cls, options):
+def test_a_kept_value_keeps_nothing_else(cls):
     """As a list of losses of an epoch would."""
-    leaf, label = volume()
-    leaf.requires_grad_()
-    x, mask = leaf * 1, torch.rand(2, 1, 8, 9, 10)
-    phi = {"distance_map": torch.ones(2, 3, 8, 9, 10)} if cls is BoundaryDistanceLoss else {}
-    value = make(cls, **options)(x, {"label": label, **phi}, mask)
-    value.backward()
-    held = [weakref.ref(t) for t in (x, label, mask, *phi.values())]
-    del x, label, mask, phi
-    gc.collect()
-    assert value.isfinite()
-    assert [reference() for reference in held] == [None] * len(held)
+    for options in (MULTI, {"sigmoid": True, "to_onehot_y": True}):
+        with checks.at(options):
+            gc.freeze()  # what was there before need not be searched
+            leaf, label = volume()
+            leaf.requires_grad_()
+            x, mask = leaf * 1, torch.rand(2, 1, 8, 9, 10)
+            phi = {"distance_map": torch.ones(2, 3, 8, 9, 10)} if cls is BoundaryDistanceLoss else {}
+            value = make(cls, **options)(x, {"label": label, **phi}, mask)
+            value.backward()
+            held = [weakref.ref(t) for t in (x, label, mask, *phi.values())]
+            del x, label, mask, phi
+            gc.collect()
+            gc.unfreeze()
+            assert value.isfinite()
+            assert [reference() for reference in held] == [None] * len(held)
 
 
 # --------------------------------------------------------------------------------------- interrupts, threads, processes

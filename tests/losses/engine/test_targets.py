@@ -21,7 +21,7 @@ from monai_lossext.losses import (
     WeightedCrossEntropyLoss,
 )
 
-from .. import cases
+from .. import cases, checks
 from ..cases import make
 
 pytestmark = pytest.mark.usefixtures("kernels_or_plain")
@@ -57,22 +57,23 @@ def soft_targets() -> list[Tensor]:
 
 
 @every_form
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_region_loss_is_smallest_where_the_prediction_is_the_target(cls, own, dtype):
-    loss = cls(**own, reduction="none")
-    if own.get("multiclass"):
-        steps = [lambda g, other: (g + 0.05 * other) / 1.05]
-    else:
-        steps = [lambda g, _: 0.9 * g, lambda g, _: 0.9 * g + 0.1, lambda g, other: 0.95 * g + 0.05 * other]
-    for g in soft_targets():
-        g = g.to(dtype)
-        met = loss(g, g)
-        assert met.max() < 2e-3, met  # what smoothing leaves
-        for step in (*steps, lambda g, _: g.round() * 0.98 + 0.01):
-            for seed in (5, 6):
-                other = step(g, cases.logits(*g.shape, seed=seed).softmax(1).to(dtype))
-                if not own.get("multiclass") or torch.allclose(other.sum(1), torch.ones((), dtype=dtype)):
-                    assert (loss(other, g) > met).all()
+def test_a_region_loss_is_smallest_where_the_prediction_is_the_target(cls, own):
+    for dtype in (torch.float32, torch.float64):
+        with checks.at(dtype):
+            loss = cls(**own, reduction="none")
+            if own.get("multiclass"):
+                steps = [lambda g, other: (g + 0.05 * other) / 1.05]
+            else:
+                steps = [lambda g, _: 0.9 * g, lambda g, _: 0.9 * g + 0.1, lambda g, other: 0.95 * g + 0.05 * other]
+            for g in soft_targets():
+                g = g.to(dtype)
+                met = loss(g, g)
+                assert met.max() < 2e-3, met  # what smoothing leaves
+                for step in (*steps, lambda g, _: g.round() * 0.98 + 0.01):
+                    for seed in (5, 6):
+                        other = step(g, cases.logits(*g.shape, seed=seed).softmax(1).to(dtype))
+                        if not own.get("multiclass") or torch.allclose(other.sum(1), torch.ones((), dtype=dtype)):
+                            assert (loss(other, g) > met).all()
 
 
 @pytest.mark.parametrize("cls", [SoftDiceLoss, SoftJaccardLoss], ids=lambda cls: cls.__name__)
@@ -152,29 +153,32 @@ def moved(x: Tensor, share: Tensor) -> Tensor:
 
 
 @with_softmax
-@pytest.mark.parametrize("kind", ["labels", "one-hot", "soft"])
-def test_finding_a_class_that_was_not_annotated_costs_what_suppressing_it_costs(cls, kind):
-    x, label = cases.blocks(3, 4, 12, 11)
-    x = 0.2 * x
-    target: Any = label if kind == "labels" else cases.one_hot(label, 4)
-    target = 0.8 * target + 0.05 if kind == "soft" else target
-    given = {"label": target, "classes": CLASSES}
-    shares = [torch.tensor(share, dtype=torch.float64) for share in (0.999, 0.5, 0.001)]
-    shares.append(torch.rand(12, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.98 + 0.01)
-    for own in ({}, *cases.row_of(cls).variants):
-        if own.get("multiclass"):
-            continue
-        loss = make(cls, softmax=True, to_onehot_y=kind == "labels", **own)
-        found = [cases.value_and_gradient(loss, moved(x, share), given) for share in shares]
-        for (value, gradient), share in zip(found, shares, strict=True):
-            torch.testing.assert_close(value, found[0][0], rtol=1e-9, atol=1e-12)
-            p = moved(x, share).softmax(1)
-            for i, annotated in enumerate(CLASSES):
-                for k in range(1, 4):
-                    if not annotated[k]:  # more of class k, less of the background: d log p_k = e / p_k
-                        along = gradient[i, k] / p[i, k] - gradient[i, 0] / p[i, 0]
-                        tolerance = 1e-6 * (gradient[i, 0] / p[i, 0]).abs().max() + 1e-9
-                        assert along.abs().max() <= tolerance
+def test_finding_a_class_that_was_not_annotated_costs_what_suppressing_it_costs(cls):
+    for kind in ("labels", "one-hot", "soft"):
+        with checks.at(kind):
+            x, label = cases.blocks(3, 4, 12, 11)
+            x = 0.2 * x
+            target: Any = label if kind == "labels" else cases.one_hot(label, 4)
+            target = 0.8 * target + 0.05 if kind == "soft" else target
+            given = {"label": target, "classes": CLASSES}
+            shares = [torch.tensor(share, dtype=torch.float64) for share in (0.999, 0.5, 0.001)]
+            shares.append(
+                torch.rand(12, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 0.98 + 0.01
+            )
+            for own in ({}, *cases.row_of(cls).variants):
+                if own.get("multiclass"):
+                    continue
+                loss = make(cls, softmax=True, to_onehot_y=kind == "labels", **own)
+                found = [cases.value_and_gradient(loss, moved(x, share), given) for share in shares]
+                for (value, gradient), share in zip(found, shares, strict=True):
+                    torch.testing.assert_close(value, found[0][0], rtol=1e-9, atol=1e-12)
+                    p = moved(x, share).softmax(1)
+                    for i, annotated in enumerate(CLASSES):
+                        for k in range(1, 4):
+                            if not annotated[k]:  # more of class k, less of the background: d log p_k = e / p_k
+                                along = gradient[i, k] / p[i, k] - gradient[i, 0] / p[i, 0]
+                                tolerance = 1e-6 * (gradient[i, 0] / p[i, 0]).abs().max() + 1e-9
+                                assert along.abs().max() <= tolerance
 
 
 @with_softmax
@@ -235,68 +239,67 @@ def test_the_marginal_cross_entropy_of_a_voxel():
 
 
 @every_loss
-@pytest.mark.parametrize(
-    ("dtype", "index"),
-    [
+def test_a_label_that_the_dtype_cannot_hold_is_not_ignored(cls):
+    for dtype, index in (
         (torch.uint8, 256),
         (torch.uint8, -1),
         (torch.uint8, 258),
         (torch.int8, 255),
         (torch.int16, 70000),
         (torch.bool, 2),
-    ],
-    ids=str,
-)
-def test_a_label_that_the_dtype_cannot_hold_is_not_ignored(cls, dtype, index):
-    x, label = cases.logits(2, 3, 5, dtype=torch.float32), cases.indices(2, 3, 5).to(dtype)
-    expected = cases.value_and_gradient(make(cls, **MULTI), x, label)
-    for got, want in zip(
-        cases.value_and_gradient(make(cls, **MULTI, ignore_index=index), x, label), expected, strict=True
     ):
-        assert torch.equal(got, want)
-    label[0, 0, 3] = torch.tensor(index).to(dtype)  # what it would be wrapped around to
-    if label[0, 0, 3] not in (0, 1, 2):
-        with pytest.raises(ValueError, match=f"target holds {label[0, 0, 3].item()}"):
-            make(cls, **MULTI, ignore_index=index)(x, label)
+        with checks.at(dtype, index):
+            x, label = cases.logits(2, 3, 5, dtype=torch.float32), cases.indices(2, 3, 5).to(dtype)
+            expected = cases.value_and_gradient(make(cls, **MULTI), x, label)
+            for got, want in zip(
+                cases.value_and_gradient(make(cls, **MULTI, ignore_index=index), x, label), expected, strict=True
+            ):
+                assert torch.equal(got, want)
+            label[0, 0, 3] = torch.tensor(index).to(dtype)  # what it would be wrapped around to
+            if label[0, 0, 3] not in (0, 1, 2):
+                with pytest.raises(ValueError, match=f"target holds {label[0, 0, 3].item()}"):
+                    make(cls, **MULTI, ignore_index=index)(x, label)
 
 
 @every_loss
-@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (2, 3, 0), (0, 3, 0, 2, 2)], ids=str)
-@pytest.mark.parametrize("options", [MULTI, {"sigmoid": True}, {}], ids=["softmax", "sigmoid", "probabilities"])
-def test_nothing_costs_nothing(cls, shape, options):
-    b, c, *space = shape
-    for more, reduction in itertools.product(cases.batches(cls), ("mean", "sum", "none")):
-        x = torch.zeros(shape, requires_grad=True)
-        target = torch.zeros(b, 1 if options is MULTI else c, *space, dtype=torch.uint8)
-        loss = make(cls, **options, **more, reduction=reduction)
-        for rest in (
-            (target,),
-            (target, torch.ones(b, 1, *space)),
-            ({"label": target, "classes": torch.ones(b, c, dtype=torch.bool)},),
-        ):
-            value = loss(x, *rest)
-            assert not value.any()
-            assert value.numel() == 1 or (reduction == "none" and value.shape[0] in (b, 1))
-            (gradient,) = torch.autograd.grad(value.sum(), x)
-            assert gradient.shape == x.shape
-            assert not gradient.any()
+def test_nothing_costs_nothing(cls):
+    shapes = ((0, 3, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0), (2, 3, 0), (0, 3, 0, 2, 2))
+    for shape, options in itertools.product(shapes, (MULTI, {"sigmoid": True}, {})):
+        with checks.at(shape, options):
+            b, c, *space = shape
+            for more, reduction in itertools.product(cases.batches(cls), ("mean", "sum", "none")):
+                x = torch.zeros(shape, requires_grad=True)
+                target = torch.zeros(b, 1 if options is MULTI else c, *space, dtype=torch.uint8)
+                loss = make(cls, **options, **more, reduction=reduction)
+                for rest in (
+                    (target,),
+                    (target, torch.ones(b, 1, *space)),
+                    ({"label": target, "classes": torch.ones(b, c, dtype=torch.bool)},),
+                ):
+                    value = loss(x, *rest)
+                    assert not value.any()
+                    assert value.numel() == 1 or (reduction == "none" and value.shape[0] in (b, 1))
+                    (gradient,) = torch.autograd.grad(value.sum(), x)
+                    assert gradient.shape == x.shape
+                    assert not gradient.any()
 
 
 # ------------------------------------------------------------------------------------------------ values out of range
 
 
 @of_probabilities
-@pytest.mark.parametrize("bad", [-0.5, 1.5, float("inf"), 7.0])
-def test_logits_without_an_activation_are_named(cls, bad):
-    x, label = cases.logits(2, 3, 5, dtype=torch.float32).softmax(1), cases.indices(2, 3, 5)
-    x[1, 2, 3] = bad
-    for options, target in (({"to_onehot_y": True}, label), ({}, cases.one_hot(label, 3))):
-        with pytest.raises(ValueError, match=rf"input holds {bad:.3g}|input .*{bad:.3g}"):
-            make(cls, **options)(x, target)
-        with pytest.raises(ValueError, match=rf"{bad:.3g}"):
-            make(cls, **options, other_act=torch.nn.Identity())(x, target)
-    value, _ = cases.value_and_gradient(make(cls, to_onehot_y=True), x.clamp(0, 1), label)
-    assert torch.isfinite(value)
+def test_logits_without_an_activation_are_named(cls):
+    for bad in (-0.5, 1.5, float("inf"), 7.0):
+        with checks.at(bad):
+            x, label = cases.logits(2, 3, 5, dtype=torch.float32).softmax(1), cases.indices(2, 3, 5)
+            x[1, 2, 3] = bad
+            for options, target in (({"to_onehot_y": True}, label), ({}, cases.one_hot(label, 3))):
+                with pytest.raises(ValueError, match=rf"input holds {bad:.3g}|input .*{bad:.3g}"):
+                    make(cls, **options)(x, target)
+                with pytest.raises(ValueError, match=rf"{bad:.3g}"):
+                    make(cls, **options, other_act=torch.nn.Identity())(x, target)
+            value, _ = cases.value_and_gradient(make(cls, to_onehot_y=True), x.clamp(0, 1), label)
+            assert torch.isfinite(value)
 
 
 @of_probabilities
@@ -329,30 +332,34 @@ def test_the_hinge_takes_logits():
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_shares_beside_the_range_by_one_rounding_are_accepted(cls, dtype):
-    x = cases.logits(1, 1, 8, dtype=torch.float32)
-    target = cases.binary(1, 8).to(dtype)
-    expected = make(cls, sigmoid=True)(x, target)
-    value = make(cls, sigmoid=True)(x, torch.where(target == 1, 1 + 1.2e-7, -1e-7).to(dtype))
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
-    for bad in (1.001, -0.001, float("nan"), float("inf"), -float("inf")):
-        wrong = target.clone()
-        wrong[0, 0, 3] = bad
-        with pytest.raises(ValueError, match=rf"target holds {str(bad)[:5]}"):
-            make(cls, sigmoid=True)(x, wrong)
+def test_shares_beside_the_range_by_one_rounding_are_accepted(cls):
+    for dtype in (torch.float32, torch.float64):
+        with checks.at(dtype):
+            x = cases.logits(1, 1, 8, dtype=torch.float32)
+            target = cases.binary(1, 8).to(dtype)
+            expected = make(cls, sigmoid=True)(x, target)
+            value = make(cls, sigmoid=True)(x, torch.where(target == 1, 1 + 1.2e-7, -1e-7).to(dtype))
+            torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+            for bad in (1.001, -0.001, float("nan"), float("inf"), -float("inf")):
+                wrong = target.clone()
+                wrong[0, 0, 3] = bad
+                with pytest.raises(ValueError, match=rf"target holds {str(bad)[:5]}"):
+                    make(cls, sigmoid=True)(x, wrong)
 
 
 @every_loss
-@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.uint16, torch.uint64, torch.float16, torch.float32])
-def test_labels_out_of_range_are_named_in_all_dtypes(cls, dtype):
-    x, label = cases.logits(2, 3, 5, dtype=torch.float32), cases.indices(2, 3, 5).to(dtype)
-    wrong = [3, 77] + ([-1] if dtype.is_signed else []) + ([0.5, float("nan")] if dtype.is_floating_point else [])
-    for bad in wrong:
-        spoilt = label.clone()
-        spoilt[1, 0, 4] = bad
-        with pytest.raises(ValueError, match=rf"target holds {bad}\D.*expected integer labels 0\.\.2"):
-            make(cls, **MULTI)(x, spoilt)
+def test_labels_out_of_range_are_named_in_all_dtypes(cls):
+    for dtype in (torch.int8, torch.int64, torch.uint16, torch.uint64, torch.float16, torch.float32):
+        with checks.at(dtype):
+            x, label = cases.logits(2, 3, 5, dtype=torch.float32), cases.indices(2, 3, 5).to(dtype)
+            wrong = (
+                [3, 77] + ([-1] if dtype.is_signed else []) + ([0.5, float("nan")] if dtype.is_floating_point else [])
+            )
+            for bad in wrong:
+                spoilt = label.clone()
+                spoilt[1, 0, 4] = bad
+                with pytest.raises(ValueError, match=rf"target holds {bad}\D.*expected integer labels 0\.\.2"):
+                    make(cls, **MULTI)(x, spoilt)
 
 
 @every_loss
