@@ -97,11 +97,14 @@ class VoxelLoss(SumsLoss):
             return self.each(reading, emphasis)
         if emphasis is None:
             return self.of_sums(sums_for([self], reading), reading)
+        bad = check(reading)  # also what has no emphasis
         weight = emphasis if reading.mask is None else reading.mask * emphasis
-        values, _ = voxel_sums(replace(reading, mask=weight), self.wanted())
+        weighed = replace(reading, mask=weight, validate="never")
+        values, _ = voxel_sums(weighed, self.wanted())
         if not counts:
             values = (*sizes_of(reading), *values[2:])
-        return self.of_sums(Sums(values), replace(reading, mask=weight) if counts else reading)
+        loss = self.of_sums(Sums(values), weighed if counts else reading)
+        return loss if bad is None else loss.masked_fill(bad, torch.nan)
 
     def shares_walk(self) -> bool:
         """Return whether there is no factor of each voxel by itself."""

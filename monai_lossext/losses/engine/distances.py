@@ -342,11 +342,13 @@ def class_masks(reading: Reading, exclusive: bool = False, first: int = 0) -> Te
 
 def one_hot(reading: Reading, exclusive: bool = False) -> Tensor:
     """Return where each class is, (B, C, *S) bool, as in :func:`class_masks`, whether or not it is visible."""
-    target, channels = reading.target, reading.input.shape[1]
+    target, channels = reading.target, reading.channels
+    if target.dtype == torch.bool:
+        target = _bytes(target) != 0  # whose bytes may be more than 1
     if not reading.labels and not exclusive:
         return target if target.dtype == torch.bool else target > 0.5
     label = target if reading.labels else target.argmax(1, keepdim=True)
-    label = label.view(torch.uint8) if label.dtype == torch.bool else label
+    label = _bytes(label) if label.dtype == torch.bool else label
     space = (1,) * (target.ndim - 2)
     return label == torch.arange(channels, device=label.device, dtype=label.dtype).view(1, channels, *space)
 

@@ -92,7 +92,8 @@ class Rules:
         merged = spread(~classes[:, 1:], target.ndim)
         target = promoted(target)
         added = (target[:, 1:] * merged).sum(1, keepdim=True)
-        return torch.cat([target[:, :1] + added, target[:, 1:].masked_fill(merged, 0)], 1)
+        background = (target[:, :1] + added).clamp(max=1)  # shares may add up to more
+        return torch.cat([background, target[:, 1:].masked_fill(merged, 0)], 1)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from .arithmetic import (
     LOWEST,
     ONE,
     SMALLEST_POWER,
+    STEEPEST,
     TWO,
     ZERO,
     Number,
@@ -221,10 +222,11 @@ def relabel(t: Row, n: int, label: Number) -> None:
 
 
 @compiled
-def add_to(x: Row, y: Row, n: int) -> None:
-    """Add n numbers in place."""
+def add_shares(x: Row, y: Row, n: int) -> None:
+    """Add n shares to those of the background; together they are at most 1."""
     for i in range(n):
-        x[i] += y[i]
+        both = x[i] + y[i]
+        x[i] = ONE if both > ONE else both
 
 
 @compiled
@@ -327,7 +329,7 @@ def read_channel(numbers: Numbers, b: int, c: int, v: int, n: int, merging: bool
             for other in range(1, numbers[CHANNELS]):
                 if not known[other]:
                     read(numbers, TARGET, b, other, v, n, s[SPARE])
-                    add_to(t, s[SPARE], n)
+                    add_shares(t, s[SPARE], n)
     return w
 
 
@@ -524,7 +526,8 @@ def shape_focal(gamma: Number, q: Row, n: int, nll: Row, rise: Row) -> None:
     """Replace n values of -log p by (1 - p)^gamma times them, and write the slope; q is 1 - p."""
     for i in range(n):
         damped = bounded_exp(gamma * log(q[i]))
-        rise[i] = damped + gamma * (ONE - q[i]) * nll[i] * (damped / q[i] if q[i] > ZERO else ZERO)
+        p = ONE - q[i] if q[i] < HALF else bounded_exp(-nll[i])
+        rise[i] = damped + gamma * p * nll[i] * (damped / q[i] if q[i] > ZERO else ZERO)
         nll[i] = damped * nll[i]
 
 
@@ -532,7 +535,8 @@ def shape_focal(gamma: Number, q: Row, n: int, nll: Row, rise: Row) -> None:
 def shape_focal_of_two(q: Row, n: int, nll: Row, rise: Row) -> None:
     """Do the same for gamma = 2, which needs no logarithm."""
     for i in range(n):
-        rise[i] = q[i] * (q[i] + TWO * (ONE - q[i]) * nll[i])
+        p = ONE - q[i] if q[i] < HALF else bounded_exp(-nll[i])
+        rise[i] = q[i] * (q[i] + TWO * p * nll[i])
         nll[i] = q[i] * q[i] * nll[i]
 
 
@@ -926,6 +930,8 @@ def gradient_of_sigmoid(
                 near = log_of_ratio(smaller / (TWO - smaller))
                 positive = z[i] > ZERO
                 nll, nll_not = near - (ZERO if positive else z[i]), near + (z[i] if positive else ZERO)
+                # p is held beyond the steepest logit, where p times the likelihood is nothing any more
+                nll, nll_not = (STEEPEST if nll > STEEPEST else nll), (STEEPEST if nll_not > STEEPEST else nll_not)
                 up, down = q * q * (q + TWO * p * nll), p * p * (p + TWO * q * nll_not)
             found += (ONE - g) * of_nll_not * (down if g < ONE else ZERO) - g * of_nll * (up if g > ZERO else ZERO)
         h[i] = w[i] * found
