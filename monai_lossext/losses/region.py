@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -66,6 +65,10 @@ class Counts:
     gg: Tensor | None = None
     missed: Tensor | None = None
     added: Tensor | None = None
+    p: Tensor = field(init=False)  # size of the prediction, sum of p
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", self.tp + self.fp)
 
     @classmethod
     def of(cls, sums: Sequence[Tensor], extra: Extra = None) -> Counts:
@@ -76,11 +79,6 @@ class Counts:
         n, g, *rest = sums
         n, g = (x.detach() if x.requires_grad else x for x in (n, g))
         return cls(n, g, *rest[:3], **dict(zip(EXTRA[extra], rest[3:], strict=True)))
-
-    @cached_property
-    def p(self) -> Tensor:
-        """Size of the prediction, sum of p."""
-        return self.tp + self.fp
 
     def size(self, squared: bool) -> Tensor:
         """Return the size of prediction and reference together: sum p + sum g, or sum p^2 + sum g^2."""

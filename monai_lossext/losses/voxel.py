@@ -700,9 +700,12 @@ def given_penalty(reading: Reading, exclusive: bool) -> Tensor | None:
 
 def check_penalty(given: Tensor, name: str) -> None:
     """Raise ValueError if a map holds negative values."""
-    if given.numel() == 0 or waits(given):
+    if given.numel() == 0 or (waits(given) and not torch.compiler.is_compiling()):
         return
     lowest = given.amin()
+    if torch.compiler.is_compiling():  # a graph cannot branch on values, but it can stop
+        torch._assert_async(~(lowest < 0), f"{name} holds a negative penalty")
+        return
     if lowest < 0:
         raise ValueError(
             f"{name} must hold penalties of at least 0, as PenaltyDistanceMap makes them, got {lowest.item()}: "
