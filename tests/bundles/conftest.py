@@ -57,8 +57,12 @@ def run_to_the_end(made: ConfigWorkflow) -> ConfigWorkflow:
 
 
 @pytest.fixture(scope="session")
-def bundle(bundles_dir: Path) -> Path:
-    return bundles_dir / "skin_lesion_segmentation"
+def bundle(bundles_dir: Path) -> Iterator[Path]:
+    """The bundle for pictures; its folder is on Python's path, as MONAI puts it there when a bundle runs."""
+    folder = bundles_dir / "skin_lesion_segmentation"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")

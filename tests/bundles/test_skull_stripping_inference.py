@@ -200,7 +200,7 @@ def test_broken_volumes_do_not_stop_the_others(
         "cut.nii.gz": "Compressed file ended",
         "lost.nii": "it gives no orientation",
         "nan.nii": "voxels that are not finite",
-        "series.nii": "it has 4 dimensions (41 x 36 x 30 x 2); expected 3",
+        "series.nii": "it has 4 dimensions (41 x 36 x 30 x 2); expected one volume of 3 dimensions",
         "text.nrrd": "",
     }
     for problem, (name, reason) in zip(problems, expected.items(), strict=True):
@@ -218,7 +218,7 @@ def test_no_volume_can_be_used(infer: Infer, tmp_path: Path) -> None:
 
 
 def test_input_errors(infer: Infer, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"input_dir: there is no volume \(NIfTI, .*\) in .*in$"):
+    with pytest.raises(SystemExit, match=r"input_dir: there is no volume \(\.nii\.gz, .* and DICOM series\) in .*in$"):
         infer()
     with pytest.raises(SystemExit, match=r"input_dir: .*nowhere"):
         infer(input_dir=str(tmp_path / "nowhere"))
