@@ -21,6 +21,7 @@ SMALLEST_WHITE = 64
 # A soft border is at most this far from the edge: in pixels, or for an enlarged mask as a share of its short side.
 BORDER_PIXELS = 2
 BORDER_SHARE = 0.005
+MOST_GREY = 0.25  # share of a mask with soft borders; noise, in which everything is near an edge, has more
 JPEG_BLOCK_PIXELS = 8  # JPEG spreads an edge over its block
 
 
@@ -107,7 +108,8 @@ def has_soft_border(values: NDArray[np.generic], jpeg: bool = False) -> bool:
         jpeg: whether the mask has been a JPEG.
     """
     highest = values.max()
-    if highest < SMALLEST_WHITE:
+    grey = (values > highest / 4) & (values < 0.75 * highest)
+    if highest < SMALLEST_WHITE or np.mean(grey) > MOST_GREY:
         return False
     reach = max(JPEG_BLOCK_PIXELS if jpeg else BORDER_PIXELS, round(BORDER_SHARE * min(values.shape)))
     mask = Image.fromarray(np.where(values > highest / 2, 255, 0).astype(np.uint8))
@@ -118,7 +120,7 @@ def has_soft_border(values: NDArray[np.generic], jpeg: bool = False) -> bool:
 
 
 def fills_areas(values: NDArray[np.generic]) -> bool:
-    """Tell whether most of what is not 0 (H, W) has an equal neighbour along both axes, as the areas of classes have.
+    """Tell whether most pixels (H, W) between black and white have an equal neighbour along both axes, as areas have.
 
     >>> fills_areas(np.kron([[0, 85], [170, 255]], np.ones((4, 4)))), fills_areas(np.arange(64.0).reshape(8, 8))
     (True, False)
@@ -129,7 +131,7 @@ def fills_areas(values: NDArray[np.generic]) -> bool:
     beside[:, 1:], beside[:, :-1] = same, beside[:, :-1] | same
     same = values[1:] == values[:-1]
     below[1:], below[:-1] = same, below[:-1] | same
-    return bool(np.mean((beside & below)[values != 0]) >= 0.5)
+    return bool(np.mean((beside & below)[(values != 0) & (values != values.max())]) >= 0.5)
 
 
 def shown(levels: NDArray[np.generic]) -> str:

@@ -55,16 +55,21 @@ def volume_list(path: str | os.PathLike[str]) -> list[Item]:
         raise DatalistError(f"{root} is no volume; looked for {', '.join(SUFFIXES)}{advice}")
     else:
         volumes = {file: stem_of(file) for file in find_volumes(root)}
-        problems = [
-            f"  {folder}: {count} series"
-            for folder in volumes
-            if folder.is_dir() and (count := len(series_in(folder))) != 1
-        ]
+        problems = [f"  {folder}: {problem}" for folder in volumes if folder.is_dir() and (problem := _problem(folder))]
         if problems:
             raise DatalistError("\n".join(["expected one DICOM series in each folder, found", *problems]))
     if not volumes:
         raise DatalistError(f"{root} holds no volume; looked for {LOOKED_FOR}")
     return [{"case": case, "image": str(file)} for case, file in by_case(volumes).items()]
+
+
+def _problem(folder: Path) -> str:
+    """Why a folder holds no single DICOM series."""
+    try:
+        count = len(series_in(folder))
+    except ValueError as error:
+        return str(error)
+    return "" if count == 1 else f"{count} series"
 
 
 def _listed(file: Path) -> dict[Path, str]:

@@ -65,12 +65,12 @@ def as_typed(**values: Any) -> dict[str, Any]:
 
 
 def _as_typed(name: str, value: Any) -> Any:
+    if value is None:
+        return None
     typed = _on_command_line(name)
     if typed is not None and not (len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "'\""):
         return typed
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, os.PathLike):
+    if isinstance(value, str | os.PathLike):
         return os.fspath(value)
     raise ValueError(f"{name}: expected text, got {value!r}, which is {type(value).__name__}")
 

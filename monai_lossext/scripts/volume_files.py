@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .files import reason
+
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
 LOOKED_FOR = f"{', '.join(SUFFIXES)} and DICOM series"
@@ -90,10 +92,17 @@ def is_dicom(path: Path) -> bool:
 
 
 def series_in(folder: Path) -> tuple[str, ...]:
-    """Return the identifiers of the DICOM series in a folder."""
+    """Return the identifiers of the DICOM series in a folder.
+
+    Raises:
+        ValueError: GDCM stumbles over a file.
+    """
     import SimpleITK
 
-    return SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    try:
+        return SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    except Exception as error:  # SimpleITK raises what GDCM throws as errors of several kinds
+        raise ValueError(f"its DICOM files cannot be listed: {reason(error)}") from error
 
 
 def read_grid(path: Path) -> Grid:
@@ -213,7 +222,6 @@ def read_voxels(path: Path, dtype: DTypeLike | None = None) -> np.ndarray:
         values = np.asanyarray(volume.dataobj) if dtype is None else np.asarray(volume.dataobj, dtype)
     else:
         values = _itk_voxels(path)
-        _check_type(values.dtype)
         values = values if dtype is None else values.astype(dtype, copy=False)
     return values.reshape(without_trailing_ones(values.shape))
 
@@ -233,9 +241,11 @@ def _itk_voxels(path: Path) -> np.ndarray:
         image = reader.Execute()
     else:
         image = SimpleITK.ReadImage(str(path))
+    values = SimpleITK.GetArrayFromImage(image)
+    _check_type(values.dtype)
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise ValueError(f"it has {image.GetNumberOfComponentsPerPixel()} components per voxel")
-    return SimpleITK.GetArrayFromImage(image).T
+    return values.T
 
 
 def value_problem(values: np.ndarray) -> str:
@@ -272,10 +282,10 @@ def _read_series(folder: Path) -> tuple[list[str], Grid]:
         try:
             reader = _itk_header(Path(name))
         except RuntimeError as error:
-            raise ValueError(f"{Path(name).name} cannot be read: {str(error).strip().splitlines()[-1]}") from error
+            raise ValueError(f"{_base(name)} cannot be read: {reason(error)}") from error
         slices.append((name, {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}))
     for name, tags in slices:
-        _check_slice(Path(name).name, tags)
+        _check_slice(_base(name), tags)
     return _stack(slices)
 
 
@@ -290,7 +300,7 @@ def _check_slice(name: str, tags: Mapping[str, str]) -> None:
         raise ValueError(f"it gives no size of its voxels: {name} has no PixelSpacing")
     samples, kind = tags.get("0028|0002", "1"), tags.get("0028|0004", "")
     if samples != "1" or kind not in ("", "MONOCHROME2"):
-        raise ValueError(f"{name} has {samples} values per voxel ({kind}); expected one (MONOCHROME2)")
+        raise ValueError(f"{name} is {kind} with {samples} values per voxel; expected MONOCHROME2 with one")
 
 
 def _stack(slices: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[list[str], Grid]:
@@ -312,7 +322,7 @@ def _stack(slices: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[list[str], 
     if len(slices) == 1:
         raise ValueError("it holds one slice, which has no distance to a next one; expected a volume")
 
-    ordered = sorted(slices, key=lambda entry: float(normal @ _numbers(entry[1], "0020|0032", 3)))
+    ordered = sorted(slices, key=lambda entry: (round(float(normal @ _numbers(entry[1], "0020|0032", 3)), 3), entry[0]))
     positions = np.array([_numbers(tags, "0020|0032", 3) for _, tags in ordered])
     steps = np.diff(positions, axis=0)
     gaps = steps @ normal

@@ -80,6 +80,8 @@ def test_input_errors(infer: Infer, tmp_path: Path, extension: str) -> None:
     with pytest.raises(SystemExit, match="output_dir: name another folder"):
         infer(output_dir=str(pictures))
     picture(20, 20).save(pictures / "a.bmp")
-    with pytest.raises(SystemExit, match=r"input_dir: several pictures for one mask; keep one of each:\n  a\.png: .*a\.bmp and .*"):
+    with pytest.raises(
+        SystemExit, match=r"several pictures for one mask; keep one of each:\n  a\.png: .*a\.bmp and .*"
+    ):
         infer()
     assert not (tmp_path / "masks").exists()
