@@ -169,7 +169,7 @@ def infer_skull(skull_bundle: Path, tmp_path: Path) -> Callable[..., None]:
         bright.weight.fill_(40)
         bright.bias.fill_(-20)
     torch.save(bright.state_dict(), tmp_path / "bright.pt")
-    (tmp_path / "in").mkdir()
+    (tmp_path / "in").mkdir(exist_ok=True)
 
     def run(**overrides: Any) -> None:
         values = {
@@ -187,8 +187,8 @@ def infer_skull(skull_bundle: Path, tmp_path: Path) -> Callable[..., None]:
 @pytest.fixture
 def infer_skin(bundle: Path, tmp_path: Path) -> Callable[..., None]:
     """Run the bundle's inference from `in` to `out` with a network that calls dark pixels lesion."""
+    (tmp_path / "in").mkdir(exist_ok=True)  # where infer_skull may have made it
     torch.save({"weight": torch.full((1, 3, 1, 1), -10.0), "bias": torch.tensor([15.0])}, tmp_path / "dark.pt")
-    (tmp_path / "in").mkdir()
 
     def run(**overrides: Any) -> None:
         values = {

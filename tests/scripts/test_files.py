@@ -51,13 +51,16 @@ def test_values_that_nobody_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     with pytest.raises(ValueError, match=r"output_dir: expected text, got 1, which is int"):
         as_typed(output_dir=1)
+    with pytest.raises(ValueError, match=r"output_dir: a::1 holds '::', which MONAI makes of '#'"):
+        as_typed(output_dir="a::1")
     monkeypatch.setattr(sys, "argv", ["study.py", "--output_dir", "mine"])  # of a program that calls a bundle
     assert as_typed(output_dir="the bundle's") == {"output_dir": "the bundle's"}
 
 
 def test_reason() -> None:
     assert reason(RuntimeError()) == "RuntimeError"
-    assert reason(RuntimeError("stack\nWhat went wrong\n")) == "What went wrong"
+    assert reason(RuntimeError("Exception thrown in SimpleITK: x.cxx:9\nsitk::ERROR: gone\n")) == "sitk::ERROR: gone"
+    assert reason(OSError("Expected 9 bytes\n - is it damaged?")) == "Expected 9 bytes - is it damaged?"
     assert reason(MemoryError("Unable to allocate 2.5 PB")) == "there is not enough memory. Unable to allocate 2.5 PB"
     wrapped = RuntimeError("applying transform <...>")
     wrapped.__cause__ = OSError("the cause")

@@ -37,13 +37,13 @@ def clashes(names: Mapping[Path, str]) -> list[str]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the line that says what went wrong: MONAI wraps errors, and libraries put a stack ahead of the message."""
+    """Say in one line what went wrong: MONAI wraps errors, and SimpleITK puts the place in its code ahead of them."""
     while error.__cause__ is not None and not isinstance(error, ValueError):
         error = error.__cause__
     if isinstance(error, MemoryError):
         return f"there is not enough memory. {error}".strip()
-    text = str(error).strip()
-    return text.splitlines()[-1] if text else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if lines[0].startswith("Exception thrown in SimpleITK") else " ".join(map(str.strip, lines))
 
 
 def as_typed(**values: Any) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def as_typed(**values: Any) -> dict[str, Any]:
         Text by name. Text typed within quotes of its own, as in ``--output_dir "'1'"``, has lost them.
 
     Raises:
-        ValueError: a value that is neither text nor to be found on the command line.
+        ValueError: a value that is neither to be found on the command line nor text, or is text that MONAI's config has
+            changed.
 
     >>> as_typed(output_dir="masks", cache_dir=None)
     {'output_dir': 'masks', 'cache_dir': None}
@@ -70,8 +71,10 @@ def _as_typed(name: str, value: Any) -> Any:
     typed = _on_command_line(name)
     if typed is not None and not (len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "'\""):
         return typed
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str | os.PathLike) and "::" not in os.fspath(value):
         return os.fspath(value)
+    if isinstance(value, str):
+        raise ValueError(f"{name}: {value} holds '::', which MONAI makes of '#' in a config; rename the folder")
     raise ValueError(f"{name}: expected text, got {value!r}, which is {type(value).__name__}")
 
 
