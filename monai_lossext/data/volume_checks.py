@@ -100,8 +100,10 @@ def _voxel_problems(item: Item, grid: Grid, brain_ml: tuple[float, float] | None
 
 
 def _mask_problem(values: np.ndarray, grid: Grid, brain_ml: tuple[float, float] | None) -> str:
-    values = as_whole(values)
     brain = values == 1
+    if np.count_nonzero(brain) + np.count_nonzero(values == 0) != values.size:
+        values = as_whole(values)
+        brain = values == 1
     if np.count_nonzero(brain) + np.count_nonzero(values == 0) != values.size:
         levels = np.unique(values)
         return f"is not binary: it has the values {shown(levels)}; allowed are 0 and 1 (brain) only"

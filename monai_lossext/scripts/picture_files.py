@@ -1,12 +1,18 @@
-"""Pictures as files: finding them, reading them as they are stored, and writing masks of their size."""
+"""Pictures as files: finding them, reading them as they are stored, and writing masks of their size.
+
+Pillow is imported where it is used: bundles for volumes carry this file and do without.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
 LOOKED_FOR = ", ".join(sorted(SUFFIXES))
@@ -55,6 +61,8 @@ def read_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, str]:
             TIFF that is not stored upright.
         Exception: of many kinds, where it is truncated or damaged.
     """
+    from PIL import Image
+
     with Image.open(path) as picture:
         bits = 8
         if picture.format == "TIFF":
@@ -77,4 +85,6 @@ def mask_file(source: Path) -> str:
 
 def write_mask(mask: np.ndarray, source: Path, target: Path) -> None:
     """Write a mask (W, H) of 0 and 1 as a picture of 0 and 255; the file of its picture is not needed."""
+    from PIL import Image
+
     Image.fromarray(255 * np.ascontiguousarray(mask.T, np.uint8)).save(target)

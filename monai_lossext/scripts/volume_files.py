@@ -38,6 +38,14 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # EchoTime and EchoNumbers; TemporalPositionIdentifier, TriggerTime, AcquisitionNumber, AcquisitionTime and -DateTime
 ECHO_TAGS = ("0018|0081", "0018|0086")
 TIME_TAGS = ("0020|0100", "0018|1060", "0020|0012", "0008|0032", "0008|002a")
+# Kind of file; position, directions; samples, interpretation, frames, rows, columns and size of pixels
+TAGS = (
+    "0008|0016",
+    "0020|0032",
+    "0020|0037",
+    *(f"0028|{end}" for end in ("0002", "0004", "0008", "0010", "0011", "0030")),
+)
+TAGS += ECHO_TAGS + TIME_TAGS
 
 
 class Grid(NamedTuple):
@@ -283,7 +291,8 @@ def _read_series(folder: Path) -> tuple[list[str], Grid]:
             reader = _itk_header(Path(name))
         except RuntimeError as error:
             raise ValueError(f"{_base(name)} cannot be read: {reason(error)}") from error
-        slices.append((name, {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys()}))
+        present = filter(reader.HasMetaDataKey, TAGS)  # not all of them: names of patients may be in any encoding
+        slices.append((name, {tag: reader.GetMetaData(tag).strip() for tag in present}))
     for name, tags in slices:
         _check_slice(_base(name), tags)
     return _stack(slices)

@@ -71,6 +71,15 @@ def failures(infer: Infer, **values: Any) -> list[str]:
     return caught.value.code.splitlines()
 
 
+@pytest.fixture
+def with_bar(monkeypatch: pytest.MonkeyPatch, bundle: Path) -> None:
+    """Show the progress bar, which is for terminals."""
+    module = importlib.import_module("scripts.inference")
+    bar = module.tqdm
+    monkeypatch.setattr(module, "tqdm", lambda *inputs, **options: bar(*inputs, **options | {"disable": False}))
+
+
+@pytest.mark.usefixtures("with_bar")
 @pytest.mark.filterwarnings("ignore:Divide by zero")  # MONAI says it of volumes of one brightness
 def test_forty_volumes_of_which_five_are_bad(
     infer_skull: Infer, skull_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -115,9 +124,11 @@ def test_forty_volumes_of_which_five_are_bad(
     said = f"35 masks written to {tmp_path / 'out'}\n1 of them are empty, nothing was found:\n{folder / '39.nii.gz'}\n"
     assert said in out
     assert "35 of 40 volumes give no unit of length (xyzt_units): mm is taken" in out
-    assert err == "" or "volumes" in err  # the bar is for terminals
+    assert "volumes: 100%" in err
+    assert "40/40" in err
 
 
+@pytest.mark.usefixtures("with_bar")
 def test_forty_pictures_of_which_five_are_bad(
     infer_skin: Infer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +158,10 @@ def test_forty_pictures_of_which_five_are_bad(
     assert names(tmp_path / "out") == [f"{number:02d}.png" for number in range(35)]
     assert all(is_spot(tmp_path / "out" / f"{number:02d}.png") for number in range(34))
     said = f"35 masks written to {tmp_path / 'out'}\n1 of them are empty, nothing was found:\n{folder / '34.png'}\n"
-    assert said in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert said in out
+    assert "pictures: 100%" in err
+    assert "40/40" in err
 
 
 def test_dicom_series_side_by_side(infer_skull: Infer, skull_bundle: Path, tmp_path: Path) -> None:

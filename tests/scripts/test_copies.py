@@ -24,8 +24,8 @@ def test_every_bundle_carries_the_same_scripts(bundles_dir: Path, name: str) -> 
 
 
 def test_scripts_need_nothing_of_this_package(bundles_dir: Path) -> None:
-    """Pictures need neither nibabel nor SimpleITK, and nothing needs the package itself."""
-    code = "import sys; sys.modules |= dict.fromkeys(('monai_lossext', 'SimpleITK', 'nibabel')); "
+    """Pictures need neither nibabel nor SimpleITK, volumes no Pillow, and nothing needs the package itself."""
+    code = "import sys; sys.modules |= dict.fromkeys(('monai_lossext', 'SimpleITK', 'nibabel', 'PIL')); "
     command = [sys.executable, "-c", f"{code}from scripts import inference, transforms; print(sorted(sys.modules))"]
     done = subprocess.run(command, cwd=bundles_dir / BUNDLES[0], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

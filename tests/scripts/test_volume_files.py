@@ -261,11 +261,20 @@ def test_headers_of_text_that_leave_something_out(tmp_path: Path, name: str) -> 
     assert f"image {path} {expected.removeprefix('it ')}" in str(caught.value) or expected in str(caught.value)
 
 
-@pytest.mark.parametrize("space", [b"RAS", b"right-anterior-superior", b"LPS", b"Left-Posterior-Superior"])
-def test_spaces_of_a_patient(tmp_path: Path, space: bytes) -> None:
+@pytest.mark.parametrize(
+    ("space", "to_ras"),
+    [
+        (b"RAS", (1, 1, 1)),
+        (b"right-anterior-superior", (1, 1, 1)),
+        (b"LPS", (-1, -1, 1)),
+        (b"Left-Posterior-Superior", (-1, -1, 1)),
+        (b"LAS", (-1, 1, 1)),
+    ],
+)
+def test_spaces_of_a_patient(tmp_path: Path, space: bytes, to_ras: tuple[int, int, int]) -> None:
     path = text_header(tmp_path / "a.nrrd", lambda content: content.replace(b"left-posterior-superior", space))
-    flip = np.diag([-1, -1, 1, 1]) if space[:1] in b"Rr" else np.eye(4)
-    np.testing.assert_allclose(read_grid(path).affine, flip @ AFFINE)
+    as_written = np.diag([-1, -1, 1, 1]) @ AFFINE
+    np.testing.assert_allclose(read_grid(path).affine, np.diag([*to_ras, 1]) @ as_written)
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])])
