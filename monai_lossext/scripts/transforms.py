@@ -68,7 +68,7 @@ class LoadVolumed(LoadFiled):
         grid = volume_files.read_grid(path)
         if problem := volume_files.grid_problem(grid):
             raise ValueError(f"it {problem}")
-        values = volume_files.read_voxels(path, np.float32)
+        values = volume_files.read_voxels(path, np.float32, grid)
         if problem := volume_files.value_problem(values):
             raise ValueError(f"it {problem}")
         if self.labels:
@@ -87,7 +87,7 @@ class SaveMaskd(MapTransform):
         output_dir: where they are written.
     """
 
-    files: Any = picture_files  # the module that knows names and formats
+    files: Any  # the module that knows names and formats
 
     def __init__(self, keys: Any, output_dir: str) -> None:
         super().__init__(keys)
@@ -101,21 +101,36 @@ class SaveMaskd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the masks and hand them on."""
         for key in self.key_iterator(dict(data)):
-            mask, source = data[key][0].cpu().numpy(), Path(data[key].meta["filename_or_obj"])
-            self.files.write_mask(mask, source, self.target(source))
+            mask, meta = data[key][0].cpu().numpy(), data[key].meta
+            source = Path(meta["filename_or_obj"])
+            self.write(mask, source, meta)
             if not mask.any():
                 self.empty.append(source)
         return dict(data)
 
+    def write(self, mask: np.ndarray, source: Path, meta: Mapping[str, Any]) -> None:
+        """Write the mask (*S) of a file with such meta data."""
+        raise NotImplementedError
+
 
 class SaveLesionMaskd(SaveMaskd):
     """Write masks (1, W, H) as pictures of 0 and 255."""
+
+    files = picture_files
+
+    def write(self, mask: np.ndarray, source: Path, meta: Mapping[str, Any]) -> None:
+        """Write the mask (W, H) of a picture."""
+        picture_files.write_mask(mask, self.target(source))
 
 
 class SaveBrainMaskd(SaveMaskd):
     """Write masks (1, X, Y, Z) in the format and with the header geometry of their volumes."""
 
     files = volume_files
+
+    def write(self, mask: np.ndarray, source: Path, meta: Mapping[str, Any]) -> None:
+        """Write the mask (X, Y, Z) of a volume."""
+        volume_files.write_mask(mask, source, self.target(source), np.asarray(meta["original_affine"]))
 
 
 class KeepBraind(MapTransform):

@@ -219,10 +219,10 @@ def test_failures_after_reading_name_the_file(
     files = importlib.import_module("scripts.volume_files")
     write_mask = files.write_mask
 
-    def disk_full(mask: np.ndarray, source: Path, target: Path) -> None:
+    def disk_full(mask: np.ndarray, source: Path, *others: Any) -> None:
         if source.name == "b.nii":
             raise OSError(28, "No space left on device")
-        write_mask(mask, source, target)
+        write_mask(mask, source, *others)
 
     monkeypatch.setattr(files, "write_mask", disk_full)
     assert failures(infer_skull, **coarse(skull_bundle)) == [

@@ -56,7 +56,7 @@ def test_a_dicom_series_lies_where_its_slices_say(tmp_path: Path) -> None:
     np.testing.assert_allclose(image[0].numpy(), scaled, rtol=1e-6)
     target = tmp_path / mask_file(tmp_path / "scan")
     assert target.name == "scan_brainmask.nii.gz"
-    write_mask(brain(), tmp_path / "scan", target)
+    write_mask(brain(), tmp_path / "scan", target, grid.affine)
     np.testing.assert_allclose(nibabel.load(target).affine, grid.affine, atol=1e-3)
     np.testing.assert_array_equal(nibabel.load(target).get_fdata(), brain())
 

@@ -55,6 +55,7 @@ class Grid(NamedTuple):
     affine: NDArray[np.float64]  # (4, 4), voxels to mm in RAS
     problem: str = ""  # why the affine is a guess, as the rest of a sentence about the file
     notice: str = ""  # what was assumed, as the rest of a sentence about such files
+    slices: tuple[str, ...] = ()  # the files of a DICOM series, in order
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
@@ -121,7 +122,7 @@ def read_grid(path: Path) -> Grid:
         Exception: of many kinds, where a header cannot be read.
     """
     if path.is_dir():
-        return _read_series(path)[1]
+        return _read_series(path)
     if suffix_of(path) in NIFTI_SUFFIXES:
         return _nifti_grid(path)
     if not suffix_of(path):
@@ -211,26 +212,29 @@ def grid_problem(grid: Grid) -> str:
     return ""
 
 
-def read_voxels(path: Path, dtype: DTypeLike | None = None) -> np.ndarray:
+def read_voxels(path: Path, dtype: DTypeLike | None = None, grid: Grid | None = None) -> np.ndarray:
     """Read the values (X, Y, Z) of a volume or a DICOM series.
 
     Args:
         path: a file, or the folder of a series.
+        grid: that of :func:`read_grid`; a series without it has all its headers read here.
         dtype: of the result; None: that in which the file stores them, unless its header scales them.
 
     Raises:
         ValueError: a voxel holds no real number, but colours or complex numbers.
         Exception: of many kinds, where the file is truncated or damaged.
     """
-    if suffix_of(path) in NIFTI_SUFFIXES and not path.is_dir():
+    if path.is_dir():
+        values = _itk_voxels((grid or read_grid(path)).slices)
+    elif suffix_of(path) in NIFTI_SUFFIXES:
         import nibabel
 
         volume: Any = nibabel.load(path)
         _check_type(volume.get_data_dtype())
         values = np.asanyarray(volume.dataobj) if dtype is None else np.asarray(volume.dataobj, dtype)
     else:
-        values = _itk_voxels(path)
-        values = values if dtype is None else values.astype(dtype, copy=False)
+        values = _itk_voxels(str(path))
+    values = values if dtype is None else values.astype(dtype, copy=False)
     return values.reshape(without_trailing_ones(values.shape))
 
 
@@ -239,16 +243,11 @@ def _check_type(dtype: np.dtype) -> None:
         raise ValueError(f"it has voxels of type {dtype}; expected one real number per voxel")
 
 
-def _itk_voxels(path: Path) -> np.ndarray:
+def _itk_voxels(file: str | Sequence[str]) -> np.ndarray:
+    """Read a file, or the slices of a DICOM series in float32: the type of one of them may be too small for others."""
     import SimpleITK
 
-    if path.is_dir():
-        reader = SimpleITK.ImageSeriesReader()
-        reader.SetFileNames(_read_series(path)[0])
-        reader.SetOutputPixelType(SimpleITK.sitkFloat32)  # the type of the first slice may be too small for others
-        image = reader.Execute()
-    else:
-        image = SimpleITK.ReadImage(str(path))
+    image = SimpleITK.ReadImage(file) if isinstance(file, str) else SimpleITK.ReadImage(file, SimpleITK.sitkFloat32)
     values = SimpleITK.GetArrayFromImage(image)
     _check_type(values.dtype)
     if image.GetNumberOfComponentsPerPixel() != 1:
@@ -275,8 +274,8 @@ def as_whole(values: np.ndarray) -> np.ndarray:
     return np.where(np.abs(values - whole) <= ROUNDING, whole, values)
 
 
-def _read_series(folder: Path) -> tuple[list[str], Grid]:
-    """The files of a DICOM series, in the order of their slices, and where these lie.
+def _read_series(folder: Path) -> Grid:
+    """The grid of a DICOM series.
 
     GDCM takes the distance of the first two slices for that of all, and every slice for one of the same stack.
     """
@@ -312,7 +311,7 @@ def _check_slice(name: str, tags: Mapping[str, str]) -> None:
         raise ValueError(f"{name} is {kind} with {samples} values per voxel; expected MONOCHROME2 with one")
 
 
-def _stack(slices: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[list[str], Grid]:
+def _stack(slices: Sequence[tuple[str, Mapping[str, str]]]) -> Grid:
     """Put slices in order, see that they make one even stack, and say where it lies."""
     first_name, first = slices[0]
     size, pixel, cosines = _size(first), _numbers(first, "0028|0030", 2), _numbers(first, "0020|0037", 6)
@@ -351,7 +350,7 @@ def _stack(slices: Sequence[tuple[str, Mapping[str, str]]]) -> tuple[list[str], 
     affine = np.eye(4)
     affine[:3, :3] = np.column_stack([across * pixel[1], down * pixel[0], normal * gaps.mean()])
     affine[:3, 3] = positions[0]
-    return [name for name, _ in ordered], Grid((*size, len(ordered)), LPS_TO_RAS @ affine)
+    return Grid((*size, len(ordered)), LPS_TO_RAS @ affine, slices=tuple(name for name, _ in ordered))
 
 
 def _numbers(tags: Mapping[str, str], tag: str, count: int) -> NDArray[np.float64]:
@@ -382,8 +381,15 @@ def mask_file(source: Path) -> str:
     return f"{stem_of(source)}{MASK_ENDING}{'.nii.gz' if source.is_dir() else suffix_of(source)}"
 
 
-def write_mask(mask: np.ndarray, source: Path, target: Path) -> None:
-    """Write a mask (X, Y, Z) with the header geometry of the volume it belongs to."""
+def write_mask(mask: np.ndarray, source: Path, target: Path, affine: NDArray[np.float64]) -> None:
+    """Write a mask (X, Y, Z) with the header geometry of the volume it belongs to.
+
+    Args:
+        mask: of 0 and 1.
+        source: the volume; a file, or the folder of a DICOM series.
+        target: the file to write, named as :func:`mask_file` does.
+        affine: of the volume, from voxels to mm in RAS. Files have more in their header, a series has nothing else.
+    """
     if not source.is_dir() and suffix_of(source) in NIFTI_SUFFIXES:
         import nibabel
 
@@ -398,7 +404,7 @@ def write_mask(mask: np.ndarray, source: Path, target: Path) -> None:
 
     image = SimpleITK.GetImageFromArray(mask.astype(np.uint8).T)
     if source.is_dir():
-        lps = LPS_TO_RAS @ read_grid(source).affine
+        lps = LPS_TO_RAS @ affine
         spacing = np.linalg.norm(lps[:3, :3], axis=0)
         geometry = spacing.tolist(), lps[:3, 3].tolist(), (lps[:3, :3] / spacing).ravel().tolist()
     else:

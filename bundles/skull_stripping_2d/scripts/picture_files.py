@@ -74,7 +74,8 @@ def read_picture(path: str | os.PathLike[str]) -> tuple[Image.Image, str]:
             raise ValueError(f"it has {picture.mode} pixels{depth}; expected 8 bits per channel")
         check_orientation(picture)
         picture.load()  # decodes to the end, which is what finds a truncated file
-        notice = TURNED if picture.getexif().get(ORIENTATION, 1) != 1 else ""
+        turned = "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) != 1
+        notice = TURNED if turned else ""
         return (picture if picture.mode == "RGB" else picture.convert("RGB")), notice
 
 
@@ -83,8 +84,8 @@ def mask_file(source: Path) -> str:
     return f"{source.stem}.png"
 
 
-def write_mask(mask: np.ndarray, source: Path, target: Path) -> None:
-    """Write a mask (W, H) of 0 and 1 as a picture of 0 and 255; the file of its picture is not needed."""
+def write_mask(mask: np.ndarray, target: Path) -> None:
+    """Write a mask (W, H) of 0 and 1 as a picture of 0 and 255."""
     from PIL import Image
 
     Image.fromarray(255 * np.ascontiguousarray(mask.T, np.uint8)).save(target)
