@@ -57,6 +57,7 @@ def _dermofit(folder: Path) -> Datalist:
         # Names are unique within a class only, as far as the layout promises.
         prefix = f"{composed(group.name)}_"
         items += paired(by_case(images), by_case(labels), (group, ".png"), (group, "mask.png"), prefix)
+    by_case({Path(item["image"]): item["case"] for item in items})  # "a" + "b_c" is "a_b" + "c"
     return {"training": items}
 
 

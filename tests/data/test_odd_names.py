@@ -100,3 +100,10 @@ def test_one_case_in_two_formats_of_dermofit(tmp_path: Path, write_pair) -> None
     (group / "A.jpg").write_bytes((group / "A.png").read_bytes())
     with pytest.raises(DatalistError, match=r"A: .*A\.jpg and .*A\.png"):
         skin_lesion_datalist(tmp_path)
+
+
+def test_names_of_dermofit_that_are_alike_together(tmp_path: Path, write_pair) -> None:
+    for group, name in (("nevus", "a_1"), ("nevus_a", "1")):
+        write_pair(tmp_path / group / f"{name}.png", tmp_path / group / f"{name}mask.png")
+    with pytest.raises(DatalistError, match=r"nevus_a_1: .*a_1\.png and .*1\.png"):
+        skin_lesion_datalist(tmp_path)
