@@ -63,8 +63,8 @@ def mask_values(picture: Image.Image) -> tuple[NDArray[np.generic], bool]:
     dropped.
 
     Raises:
-        ValueError: a tag wants the picture turned, or its palette has the background brighter than the one other colour
-            that is used, so that index and appearance contradict each other.
+        ValueError: a tag wants the picture turned; a pixel is not finite; or its palette has the background brighter
+            than the one other colour that is used, so that index and appearance contradict each other.
 
     >>> grey, classes = mask_values(Image.new("RGBA", (3, 2), "white"))
     >>> grey.tolist(), classes
@@ -72,7 +72,10 @@ def mask_values(picture: Image.Image) -> tuple[NDArray[np.generic], bool]:
     """
     check_orientation(picture)
     if picture.mode in SINGLE_BAND:
-        return np.asarray(picture), False
+        values = np.asarray(picture)
+        if picture.mode == "F" and not np.all(np.isfinite(values)):
+            raise ValueError("it has pixels that are not finite (NaN or infinite)")
+        return values, False
     if picture.mode in ("P", "PA"):
         indices = np.asarray(picture.getchannel(0) if picture.mode == "PA" else picture)
         used = np.unique(indices)

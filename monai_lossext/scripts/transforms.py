@@ -103,7 +103,11 @@ class SaveMaskd(MapTransform):
         for key in self.key_iterator(dict(data)):
             mask, meta = data[key][0].cpu().numpy(), data[key].meta
             source = Path(meta["filename_or_obj"])
-            self.write(mask, source, meta)
+            try:
+                self.write(mask, source, meta)
+            except BaseException:  # a disk that is full, or Ctrl-C: half a mask would look like a whole one
+                self.target(source).unlink(missing_ok=True)
+                raise
             if not mask.any():
                 self.empty.append(source)
         return dict(data)

@@ -221,6 +221,7 @@ def test_failures_after_reading_name_the_file(
 
     def disk_full(mask: np.ndarray, source: Path, *others: Any) -> None:
         if source.name == "b.nii":
+            others[0].write_bytes(b"half a mask")
             raise OSError(28, "No space left on device")
         write_mask(mask, source, *others)
 

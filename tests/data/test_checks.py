@@ -240,3 +240,13 @@ def test_a_palette_whose_indices_and_brightness_disagree_is_refused(plain: Path)
     assert sum(map(len, skin_lesion_datalist(plain).values())) == 20
     with Image.open(path) as picture:
         np.testing.assert_array_equal(binary_mask(picture), lesion(value=1))
+
+
+def test_masks_of_floating_numbers(plain: Path) -> None:
+    (plain / "masks" / "case00.png").unlink()
+    path = plain / "masks" / "case00.tif"
+    Image.fromarray(lesion(value=1) * np.float32(1.0000001)).save(path)
+    assert sum(map(len, skin_lesion_datalist(plain).values())) == 20
+    Image.fromarray(np.where(lesion(), np.float32(np.nan), 0).astype(np.float32)).save(path)
+    with pytest.raises(DatalistError, match=r"case00.tif .*: it has pixels that are not finite"):
+        skin_lesion_datalist(plain)
