@@ -382,7 +382,9 @@ class VolumeTable(CaseTable):
 
         assert isinstance(prediction, MetaTensor)
         mask = prediction[0].byte().cpu().numpy()
-        nibabel.save(nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy()), f"{path}.nii.gz")
+        volume = nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy())
+        volume.header.set_xyzt_units("mm")
+        nibabel.save(volume, f"{path}.nii.gz")
 
 
 class TermSchedule:
