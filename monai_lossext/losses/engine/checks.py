@@ -147,7 +147,11 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
     ]
     if not torch.compiler.is_compiling() and not transformed() and not is_fake(reading.input):
         send([kind for kind, _ in found], [values for _, values in found])
-    return torch.stack(bad).any() if len(bad) > 1 else bad[0]
+    any_bad = torch.stack(bad).any() if len(bad) > 1 else bad[0]
+    if torch.compiler.is_compiling() and reading.input.device.type == "cpu":  # a graph cannot branch, but it can stop
+        names = " or ".join(kind.name for kind, _ in found)
+        torch._assert_async(~any_bad, f"{names} holds a value out of range")
+    return any_bad
 
 
 def send(kinds: list[Kind], values: list[Tensor]) -> None:
