@@ -130,7 +130,7 @@ class VoxelLoss(SumsLoss):
         if not sizes.exclusive:
             total = total + weighed(sums.values[OUTSIDE], outside)
         if self.reduction == "mean":
-            total = mean(total, self.divisor(sizes, inside, outside))
+            total = safe_ratio(total, self.divisor(sizes, inside, outside), otherwise=0.0)
         return total.to(dtype)
 
     def counts_alike(self, reading: Reading) -> bool:
@@ -651,6 +651,8 @@ class StructuralSimilarityCrossEntropyLoss(VoxelLoss):
         if reading.input.numel() == 0:
             return self.of_nothing(reading)
         bad = check(reading)
+        if reading.mask is not None and known(reading.mask == 1):  # an option that is not used changes no bit
+            reading = replace(reading, mask=None)
         sizes, dtype = self.sizes(sizes_of(reading), reading), computing_dtype(reading.input)
         tensors = reading.target, reading.mask, reading.classes, self.kept(reading)
         window = tuple(gaussian(self.window, self.sigma))

@@ -89,7 +89,7 @@ def lovasz(
     g = g.gather(2, order)
     # Delta_k - Delta_(k-1) in closed form: the difference of two numbers near 1 would lose all digits of a slope.
     # (g union + (1 - g) left) / (before union)
-    left = (size[..., None].to(dtype) - found).clamp_(min=0)
+    left = (size[..., None].to(dtype) - found).clamp(min=0)
     union = left + joined
     before = union - (1 - g if w is None else (1 - g) * w)
     step = torch.addcmul(left, g, joined.expand_as(g)).div_(union).div_(before)
