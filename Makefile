@@ -17,7 +17,7 @@ else
 DEMO_OPTIONS := --section validation
 endif
 
-.PHONY: demo test lint format scripts bench docs clean
+.PHONY: demo test lint format bench docs clean
 
 demo: $(VENV)/.compare
 	$(BIN)/python -m monai_lossext compare --bundle bundles/skin_lesion_segmentation \
@@ -35,11 +35,6 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-# Inference must run without this package: every bundle carries a copy of what it shares with it.
-scripts:
-	for bundle in bundles/*; do rm -rf $$bundle/scripts && mkdir $$bundle/scripts && \
-	    cp monai_lossext/scripts/*.py $$bundle/scripts || exit; done
 
 # BENCH holds options of benchmarks/losses.py: --quick for a look of minutes in place of hours.
 bench: $(VENV)/.dev

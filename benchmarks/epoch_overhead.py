@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -41,7 +40,6 @@ def main() -> None:
         if options.limit:
             workflow.parser["train::dataset::data"] = f"$@datalist['training'][:{options.limit}]"
         workflow.initialize()
-        sys.path.insert(1, str(BUNDLE))  # for its `scripts`, as MONAI does when a bundle runs
         measure(workflow)
 
 

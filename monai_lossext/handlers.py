@@ -382,9 +382,7 @@ class VolumeTable(CaseTable):
 
         assert isinstance(prediction, MetaTensor)
         mask = prediction[0].byte().cpu().numpy()
-        volume = nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy())
-        volume.header.set_xyzt_units("mm")
-        nibabel.save(volume, f"{path}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy()), f"{path}.nii.gz")
 
 
 class TermSchedule:

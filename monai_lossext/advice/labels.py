@@ -14,12 +14,11 @@ from PIL import Image
 from monai_lossext.data.datalists import Datalist, DatalistError
 from monai_lossext.data.layouts import read_layout
 from monai_lossext.data.picture_layouts import SKIN_LESION_LAYOUTS
-from monai_lossext.data.pictures import SMALLEST_WHITE, fills_areas, has_soft_border, mask_values, shown
+from monai_lossext.data.pictures import SUFFIXES as PICTURE_SUFFIXES
+from monai_lossext.data.pictures import binary_mask, grey_values
 from monai_lossext.data.volume_layouts import HEAD_LAYOUTS
-from monai_lossext.scripts.files import reason
-from monai_lossext.scripts.picture_files import SUFFIXES as PICTURE_SUFFIXES
-from monai_lossext.scripts.volume_files import SUFFIXES as VOLUME_SUFFIXES
-from monai_lossext.scripts.volume_files import as_whole, read_grid, read_voxels, suffix_of
+from monai_lossext.data.volumes import SUFFIXES as VOLUME_SUFFIXES
+from monai_lossext.data.volumes import read_grid, read_voxels
 
 LABEL_FOLDERS = ("labels", "labelsTr", "masks")
 WORDS = ("lesions", "lesion", "mask", "seg", "segmentation", "label", "labels", "gt")
@@ -121,57 +120,34 @@ def _label_like(files: Iterable[Path], endings: tuple[str, ...]) -> list[Path]:
 
 def is_volume_file(file: Path) -> bool:
     """Tell a volume from a picture by its name."""
-    return bool(suffix_of(file))
+    return file.name.lower().endswith(VOLUME_SUFFIXES)
 
 
 def read_label(file: Path) -> Label:
-    """Read a label as classes: volumes as they are; pictures as :func:`classes_of_picture` does.
+    """Read a label as classes: volumes as they are, pictures of two values or with soft borders as 0 and 1.
 
     Raises:
         DatalistError: the file cannot be read, or its values are no classes.
     """
     try:
         if is_volume_file(file):
-            grid = read_grid(file)
-            if problem := grid.problem:
-                raise ValueError(f"it {problem}")
-            values = as_whole(read_voxels(file))
-            spacing = tuple(np.linalg.norm(grid.affine[:3, :3], axis=0).round(4).tolist())
+            values = read_voxels(file)
+            spacing = tuple(np.linalg.norm(read_grid(file).affine[:3, :3], axis=0).round(4).tolist())
         else:
             with Image.open(file) as picture:
-                values = classes_of_picture(picture)
+                values = grey_values(picture)
+                few = np.unique(values)
+                if few.size == 2 or few.max() > 32:  # black and white, or soft borders: not the numbers of classes
+                    values = np.asarray(binary_mask(picture))
             spacing = (1.0, 1.0)
     except Exception as error:  # readers raise errors of many kinds for broken files
-        raise DatalistError(f"{file}: cannot be read as a label: {reason(error)}") from error
+        raise DatalistError(f"{file}: cannot be read as a label: {error}") from error
     if values.ndim != len(spacing):
         raise DatalistError(f"{file}: expected {len(spacing)} dimensions, got {values.ndim}")
     classes = np.rint(values).astype(np.int64)
     if not np.array_equal(classes, values) or classes.min() < 0 or classes.max() > MOST_CLASSES:
         raise DatalistError(
-            f"{file}: expected whole numbers from 0 to {MOST_CLASSES} as classes, got {shown(np.unique(values))}"
+            f"{file}: expected whole numbers from 0 to {MOST_CLASSES} as classes, got values from {values.min()} to"
+            f" {values.max()}"
         )
     return Label(classes, spacing)
-
-
-def classes_of_picture(picture: Image.Image) -> NDArray[np.generic]:
-    """Read a label picture (H, W) as classes.
-
-    Palettes and few colours show classes. Grey levels are the numbers of classes where all are below 64, or where they
-    fill areas; black and white, and white with a soft border, are 0 and 1.
-
-    Raises:
-        ValueError: grey levels that are neither, as those of a blurred mask or of a photograph.
-    """
-    values, classes = mask_values(picture)
-    levels = np.unique(values)
-    if classes or levels[-1] < SMALLEST_WHITE:
-        return values
-    jpeg = picture.format == "JPEG"
-    if len(levels) <= 2 or has_soft_border(values, jpeg):
-        return np.asarray(values > levels[-1] / 2, np.uint8)
-    if jpeg or not fills_areas(values):
-        raise ValueError(
-            f"it has {len(levels)} grey levels ({shown(levels)}), which neither fill areas, as classes do, nor lie at"
-            " edges alone, as those of a soft border do"
-        )
-    return values

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monai_lossext.data.datalists import Datalist, DatalistError, Item
-from monai_lossext.scripts.files import clashes, composed
 
 
 class Layout(NamedTuple):
@@ -60,13 +59,16 @@ def read_layout(folder: Path, layouts: Mapping[str, Layout], layout: str = "auto
 
 
 def by_case(cases: Mapping[Path, str]) -> dict[str, Path]:
-    """Turn file -> case round; two files of one case are an error that names all such files.
-
-    Cases are Unicode in its composed form, so that a picture and its mask meet that were named on different systems.
-    """
-    if doubled := clashes(cases):
-        raise DatalistError("\n".join(["more than one file for a case; keep one of them:", *doubled]))
-    return {composed(case): file for file, case in cases.items()}
+    """Turn file -> case round; two files of one case are an error that names all such files."""
+    files: dict[str, Path] = {}
+    clashes = []
+    for file, case in cases.items():
+        first = files.setdefault(case, file)
+        if first != file:
+            clashes.append(f"  {case}: {first} and {file}")
+    if clashes:
+        raise DatalistError("\n".join(["more than one file for a case; keep one of them:", *clashes]))
+    return files
 
 
 def folder_pair(
@@ -92,7 +94,7 @@ def folder_pair(
     label_of = by_case({path: without_ending(stem, endings) for path, stem in stems(labels).items()})
     if not image_of:
         raise DatalistError(f"no image in {images}")
-    return paired(image_of, label_of, (images, suffixes[0]), (labels, endings[0] + suffixes[1]))
+    return paired(image_of, label_of, images / f"{{}}{suffixes[0]}", labels / f"{{}}{endings[0]}{suffixes[1]}")
 
 
 def without_ending(stem: str, endings: tuple[str, ...]) -> str:
@@ -105,22 +107,14 @@ def without_ending(stem: str, endings: tuple[str, ...]) -> str:
 
 
 def paired(
-    images: Mapping[str, Path],
-    labels: Mapping[str, Path],
-    expected_image: tuple[Path, str],
-    expected_label: tuple[Path, str],
-    prefix: str = "",
+    images: Mapping[str, Path], labels: Mapping[str, Path], expected_image: Path, expected_label: Path, prefix: str = ""
 ) -> list[Item]:
-    """Items of all cases; a file that is missing is named where it is expected: folder, and ending after the case."""
-
-    def path(files: Mapping[str, Path], case: str, expected: tuple[Path, str]) -> str:
-        return str(files.get(case, expected[0] / f"{case}{expected[1]}"))
-
+    """Items of all cases; the name of a missing file is the expected one, with the case in place of its braces."""
     return [
         {
             "case": prefix + case,
-            "image": path(images, case, expected_image),
-            "label": path(labels, case, expected_label),
+            "image": str(images.get(case, str(expected_image).format(case))),
+            "label": str(labels.get(case, str(expected_label).format(case))),
         }
         for case in sorted(images.keys() | labels.keys())
     ]

@@ -56,8 +56,8 @@ def skin_lesion_datalist(
 
     Raises:
         DatalistError: a folder that does not exist or has no known layout (the message says what was looked for), a
-            split file that does not fit, or bad files: missing, unreadable, of more than 8 bits per channel, TIFF that
-            a tag wants turned, of another size, not binary. All of them are named at once.
+            split file that does not fit, or bad files: missing, unreadable, of another size, not binary. All of
+            them are named at once.
 
     >>> datalist = skin_lesion_datalist("synthetic", synthetic_cases=4, cache_dir=getfixture("tmp_path"))
     >>> {section: len(items) for section, items in datalist.items()}

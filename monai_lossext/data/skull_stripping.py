@@ -63,9 +63,9 @@ def skull_stripping_datalist(
         DatalistError: a folder that does not exist or has no known layout (the message says what was looked for), a
             split or fold that does not fit, a subject in two sections, or bad files. These are all named at once:
             missing, truncated or unreadable; not of 3 dimensions (axes of length 1 at the end do not count); without
-            orientation, or in a unit of length that cannot be true; image and mask on different grids (shape,
-            orientation, or corners more than a tenth of a voxel apart); voxels that are not finite, complex or
-            colours; a mask with other values than 0 and 1; a brain of implausible size.
+            orientation; image and mask on different grids (shape, orientation, or corners more than a tenth of a
+            voxel apart); voxels that are not finite; a mask with other values than 0 and 1; a brain of implausible
+            size.
 
     >>> datalist = skull_stripping_datalist("synthetic", synthetic_cases=4, cache_dir=getfixture("tmp_path"))
     >>> {section: len(items) for section, items in datalist.items()}

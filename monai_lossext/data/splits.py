@@ -12,7 +12,6 @@ from pathlib import Path
 import yaml
 
 from monai_lossext.data.datalists import SECTIONS, Datalist, DatalistError, Item
-from monai_lossext.scripts.files import composed
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ def split_by_file(items: Sequence[Item], split_file: Path) -> Datalist:
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             problems.append(f"  {section}: expected a list of case names")
             continue
-        for case in map(composed, cases):
+        for case in cases:
             if case not in named:
                 problems.append(f"  {case} ({section}): no such case in the data set")
             for item in named.get(case, []):

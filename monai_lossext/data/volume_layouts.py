@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from glob import escape
 from pathlib import Path
 
 from monai_lossext.data.datalists import Datalist, Item
 from monai_lossext.data.layouts import Layout, by_case, folder_pair, paired, without_ending
-from monai_lossext.data.volumes import volume_stems
-from monai_lossext.scripts.volume_files import MASK_ENDINGS
+from monai_lossext.data.volumes import MASK_ENDINGS, volume_stems
 
 NFBS_FOLDER = "NFBS_Dataset"
 BIDS_FOLDERS = ("sub-*", "sub-*/anat", "sub-*/ses-*", "sub-*/ses-*/anat")
@@ -19,7 +17,7 @@ IMAGE_ENDING = "_T1w"
 
 def _nfbs(folder: Path) -> Datalist:
     root = folder / NFBS_FOLDER if (folder / NFBS_FOLDER).is_dir() else folder
-    subjects = [path for path in root.glob("A*") if any(path.glob(f"sub-{escape(path.name)}_*{IMAGE_ENDING}.nii*"))]
+    subjects = [path for path in root.glob("A*") if any(path.glob(f"sub-{path.name}_*{IMAGE_ENDING}.nii*"))]
     return _named(subjects, f"{IMAGE_ENDING}_brainmask")
 
 
@@ -47,7 +45,7 @@ def _named(folders: Iterable[Path], mask_ending: str) -> Datalist:
             path: without_ending(stem, MASK_ENDINGS) for path, stem in stems.items() if stem.endswith(MASK_ENDINGS)
         }
         recognised = recognised or not set(images.values()).isdisjoint(labels.values())
-        expected = ((folder, f"{IMAGE_ENDING}.nii.gz"), (folder, f"{mask_ending}.nii.gz"))
+        expected = (folder / f"{{}}{IMAGE_ENDING}.nii.gz", folder / f"{{}}{mask_ending}.nii.gz")
         items += paired(by_case(images), by_case(labels), *expected)
     by_case({Path(item["image"]): item["case"] for item in items})  # one scan in two folders is an error
     return {"training": _with_subjects(items)} if recognised else {}

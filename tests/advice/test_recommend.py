@@ -84,82 +84,13 @@ def test_objects_of_a_volume(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [
-        ([[0, 255], [0, 0]], {1: 1}),
-        ([[0, 120], [200, 255]], {1: 2}),
-        ([[0, 1], [2, 2]], {1: 1, 2: 2}),
-        ([[0, 3]], {3: 1}),  # the only class of this picture
-        ([[0, 0]], {}),
-    ],
+    [([[0, 255], [0, 0]], {1: 1}), ([[0, 120], [200, 255]], {1: 2}), ([[0, 1], [2, 2]], {1: 1, 2: 2}), ([[0, 0]], {})],
 )
 def test_pictures_are_black_and_white_or_numbers_of_classes(
     tmp_path: Path, values: list[list[int]], expected: dict[int, int]
 ) -> None:
     Image.fromarray(np.array(values, np.uint8)).save(tmp_path / "a_mask.png")
     assert measure(tmp_path / "a_mask.png").of_class == expected
-
-
-def areas(numbers: list[int]) -> np.ndarray:
-    """Squares of 6 x 6 pixels, one beside the other, on a background as large."""
-    return np.kron(np.array([numbers, [0] * len(numbers)]), np.ones((6, 6))).astype(np.uint8)
-
-
-def test_palettes_show_classes(tmp_path: Path) -> None:
-    """Three classes whose colours are 38, 76 and 113 bright are three classes."""
-    picture = Image.fromarray(areas([1, 2, 3]))
-    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0])
-    picture.save(tmp_path / "a_mask.png")
-    assert measure(tmp_path / "a_mask.png").of_class == {1: 36, 2: 36, 3: 36}
-    picture.convert("RGB").save(tmp_path / "b_mask.png")  # in the order of the colours
-    assert measure(tmp_path / "b_mask.png").of_class == {1: 36, 2: 36, 3: 36}
-
-
-@pytest.mark.parametrize("numbers", [range(1, 41), range(1, 101), [85, 170, 255], [1, 2, 255], [7]])
-def test_numbers_of_classes_may_be_large(tmp_path: Path, numbers: list[int]) -> None:
-    Image.fromarray(areas([*numbers])).save(tmp_path / "a_mask.png")
-    assert measure(tmp_path / "a_mask.png").of_class == dict.fromkeys(numbers, 36)
-
-
-def disc(blur: float) -> Image.Image:
-    y, x = np.mgrid[:96, :128]
-    return Image.fromarray((255 * np.clip(0.5 + (30 - np.hypot(y - 40, x - 60)) / blur, 0, 1)).astype(np.uint8))
-
-
-def test_a_border_is_soft_where_the_values_at_edges_say_so(tmp_path: Path) -> None:
-    sharp = int((np.asarray(disc(1e-6)) > 127).sum())
-    for name, picture in {"a.png": disc(3), "b.jpg": disc(1e-6), "c.jpg": disc(3)}.items():
-        picture.save(tmp_path / name)
-        assert len(np.unique(np.asarray(Image.open(tmp_path / name)))) > 2
-        found = measure(tmp_path / name).of_class
-        assert list(found) == [1]
-        assert found[1] == pytest.approx(sharp, rel=0.02)
-    for picture in (disc(40), Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32), dtype=np.uint8))):
-        picture.save(tmp_path / "d_mask.png")
-        with pytest.raises(DatalistError, match=r"d_mask\.png: .*it has \d+ grey levels \(0, .*\), which neither fill"):
-            measure(tmp_path / "d_mask.png")
-
-
-def test_volumes_are_measured_in_mm(tmp_path: Path) -> None:
-    """Units of the header, and labels that it scales; what gives no size of its voxels is refused by name."""
-    classes = np.zeros((8, 8, 8), np.uint8)
-    classes[2:4, 2, 2] = 255
-    volume = nibabel.Nifti1Image(classes, np.diag([0.001, 0.001, 0.003, 1.0]))
-    volume.header.set_xyzt_units("meter")
-    nibabel.save(volume, tmp_path / "a.nii")
-    raw = bytearray((tmp_path / "a.nii").read_bytes())
-    raw[112:116] = np.float32(1 / 255).tobytes()  # scl_slope
-    (tmp_path / "a.nii").write_bytes(raw)
-    shape = measure(tmp_path / "a.nii")
-    assert (shape.of_class, shape.spacing) == ({1: 2}, (1, 1, 3))
-    header = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 2 3 4\nspacings: 2 2 2\nencoding: raw\n\n"
-    (tmp_path / "b.nrrd").write_bytes(header + bytes(24))
-    with pytest.raises(
-        DatalistError, match=r"b\.nrrd: .*it gives no orientation: its header has no 'space directions'"
-    ):
-        measure(tmp_path / "b.nrrd")
-    nibabel.save(nibabel.Nifti1Image(classes.astype(np.complex64), np.eye(4)), tmp_path / "c.nii")
-    with pytest.raises(DatalistError, match=r"c\.nii: .*voxels of type complex64"):
-        measure(tmp_path / "c.nii")
 
 
 def test_profile_puts_the_cases_together() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_lossext.data import skin_lesion_datalist, write_head_phantoms
@@ -58,12 +57,8 @@ def run_to_the_end(made: ConfigWorkflow) -> ConfigWorkflow:
 
 
 @pytest.fixture(scope="session")
-def bundle(bundles_dir: Path) -> Iterator[Path]:
-    """The bundle for pictures; its folder is on Python's path, as MONAI puts it there when a bundle runs."""
-    folder = bundles_dir / "skin_lesion_segmentation"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield folder
+def bundle(bundles_dir: Path) -> Path:
+    return bundles_dir / "skin_lesion_segmentation"
 
 
 @pytest.fixture(scope="session")
@@ -151,52 +146,3 @@ def trained_skull(run_skull: Workflow, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("runs") / "skull"
     run_skull("train", output_dir=str(folder), epochs=2)
     return folder
-
-
-def _infer(bundle: Path, values: dict[str, Any]) -> None:
-    config = str(bundle / "configs" / "inference.yaml")
-    made = ConfigWorkflow(config, workflow_type="infer", logging_file=False, bundle_root=str(bundle), **values)
-    made.initialize()
-    made.run()
-
-
-@pytest.fixture
-def infer_skull(skull_bundle: Path, tmp_path: Path) -> Callable[..., None]:
-    """Run the bundle's inference from `in` to `out` with a network that calls bright voxels brain."""
-    dims = 2 if skull_bundle.name.endswith("2d") else 3
-    bright = getattr(torch.nn, f"Conv{dims}d")(1, 1, 1)
-    with torch.no_grad():
-        bright.weight.fill_(40)
-        bright.bias.fill_(-20)
-    torch.save(bright.state_dict(), tmp_path / "bright.pt")
-    (tmp_path / "in").mkdir(exist_ok=True)
-
-    def run(**overrides: Any) -> None:
-        values = {
-            "input_dir": str(tmp_path / "in"),
-            "output_dir": str(tmp_path / "out"),
-            "checkpoint": str(tmp_path / "bright.pt"),
-            "network_def": f"$torch.nn.Conv{dims}d(1, 1, 1)",
-            "spacing": [4, 4, -1] if dims == 2 else [4, 4, 4],
-        }
-        _infer(skull_bundle, values | overrides)
-
-    return run
-
-
-@pytest.fixture
-def infer_skin(bundle: Path, tmp_path: Path) -> Callable[..., None]:
-    """Run the bundle's inference from `in` to `out` with a network that calls dark pixels lesion."""
-    (tmp_path / "in").mkdir(exist_ok=True)  # where infer_skull may have made it
-    torch.save({"weight": torch.full((1, 3, 1, 1), -10.0), "bias": torch.tensor([15.0])}, tmp_path / "dark.pt")
-
-    def run(**overrides: Any) -> None:
-        values = {
-            "input_dir": str(tmp_path / "in"),
-            "output_dir": str(tmp_path / "out"),
-            "checkpoint": str(tmp_path / "dark.pt"),
-            "network_def": "$torch.nn.Conv2d(3, 1, 1)",
-        }
-        _infer(bundle, values | overrides)
-
-    return run

@@ -70,7 +70,7 @@ def test_the_mask_lies_where_the_lesion_is(infer: Infer, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("extension", ["png", "jpg"])
 def test_input_errors(infer: Infer, tmp_path: Path, extension: str) -> None:
     pictures = tmp_path / "pictures"
-    with pytest.raises(SystemExit, match=r"input_dir: there is no picture \(.*\.jpg, .*\) in .*pictures"):
+    with pytest.raises(SystemExit, match=r"input_dir: there is no .*\.jpg .*picture in .*pictures"):
         infer()
     with pytest.raises(SystemExit, match=r"input_dir: .*nowhere"):
         infer(input_dir=str(tmp_path / "nowhere"))
@@ -80,8 +80,6 @@ def test_input_errors(infer: Infer, tmp_path: Path, extension: str) -> None:
     with pytest.raises(SystemExit, match="output_dir: name another folder"):
         infer(output_dir=str(pictures))
     picture(20, 20).save(pictures / "a.bmp")
-    with pytest.raises(
-        SystemExit, match=r"several pictures for one mask; keep one of each:\n  a\.png: .*a\.bmp and .*"
-    ):
+    with pytest.raises(SystemExit, match="two pictures differ in their ending only"):
         infer()
     assert not (tmp_path / "masks").exists()

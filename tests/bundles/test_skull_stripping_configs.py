@@ -44,7 +44,7 @@ def test_what_both_bundles_carry_is_the_same() -> None:
     """Each bundle can be copied away alone, so both hold these files; they must not drift apart."""
     first, second = sorted(BUNDLES.glob("skull_stripping_*"))
     shared = ["LICENSE", "configs/logging.conf", "configs/evaluate.yaml", "configs/multi_gpu_train.yaml"]
-    shared += ["docs/metadata_schema.json", "docs/data_license.txt"]
+    shared += ["docs/metadata_schema.json", "docs/data_license.txt", "scripts/__init__.py", "scripts/volumes.py"]
     for name in shared:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
