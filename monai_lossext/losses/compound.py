@@ -140,7 +140,10 @@ class CompoundLoss(_Loss):
         first, total = next(iter(parts.values())), None
         for name, part in parts.items():
             part = self.ratio(first, part) * part if self.balance and part is not first else part
-            if total is None:
+            if torch.compiler.is_compiling():  # a graph for any weight, since handlers schedule them
+                part = self.weights[name] * part
+                total = part if total is None else total + part
+            elif total is None:
                 total = part if self.weights[name] == 1 else self.weights[name] * part
             else:
                 total = torch.add(total, part, alpha=self.weights[name])
