@@ -162,6 +162,7 @@ COUNTERPARTS: dict[str, dict[str, Build]] = {
     "BoundaryDistanceLoss": {"MONAI BoundaryLoss": monai_loss("BoundaryLoss")},
     "HausdorffDistanceLoss": {"MONAI HausdorffDTLoss": monai_loss("HausdorffDTLoss", include_background=True)},
     "HausdorffERLoss": {"kornia HausdorffERLoss": kornia_hausdorff},
+    "DiceCrossEntropyLoss": {"MONAI DiceCELoss": monai_loss("DiceCELoss"), "nnU-Net DC_and_CE_loss": nnunet_dice_ce},
     "ComboLoss": {"MONAI DiceCELoss": monai_loss("DiceCELoss"), "nnU-Net DC_and_CE_loss": nnunet_dice_ce},
     "DiceTopKLoss": {"MONAI DiceCELoss": monai_loss("DiceCELoss"), "nnU-Net DC_and_topk_loss": nnunet_dice_topk},
     "DiceHausdorffLoss": {"MONAI HausdorffDTLoss": monai_loss("HausdorffDTLoss", include_background=True)},

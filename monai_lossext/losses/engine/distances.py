@@ -75,7 +75,7 @@ def distance_inside(
 
     Example:
         >>> import torch
-        >>> from monai_lossext.losses.distances import distance_inside
+        >>> from monai_lossext.losses.engine.distances import distance_inside
         >>> distance_inside(torch.tensor([[[0, 1, 1, 1, 0, 0]]]), spacing=2.0)
         tensor([[[0., 2., 4., 2., 0., 0.]]])
     """
@@ -104,7 +104,7 @@ def signed_distance(
 
     Example:
         >>> import torch
-        >>> from monai_lossext.losses.distances import signed_distance
+        >>> from monai_lossext.losses.engine.distances import signed_distance
         >>> signed_distance(torch.tensor([[[0, 1, 1, 1, 0, 0]]]).bool())
         tensor([[[ 1., -1., -2., -1.,  1.,  2.]]])
     """
@@ -142,7 +142,7 @@ def border_penalty(
 
     Example:
         >>> import torch
-        >>> from monai_lossext.losses.distances import border_penalty
+        >>> from monai_lossext.losses.engine.distances import border_penalty
         >>> border_penalty([torch.tensor([[[0, 1, 1, 1, 0, 0]]]).bool()])
         tensor([[[0., 1., 0., 1., 0., 0.]]])
     """
