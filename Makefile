@@ -17,11 +17,18 @@ else
 DEMO_OPTIONS := --section validation
 endif
 
-.PHONY: demo test lint format bench docs clean
+.PHONY: demo test lint format scripts configs bench bench-gpu pages docs package clean
 
 demo: $(VENV)/.compare
 	$(BIN)/python -m monai_lossext compare --bundle bundles/skin_lesion_segmentation \
 	    --losses SoftDiceLoss,MatthewsCorrelationLoss --dataset-dir "$(DATA)" --output "$(DEMO)" $(DEMO_OPTIONS)
+	rm -rf "$(DEMO)/masks"  # of an earlier demo, which are not written over
+	$(BIN)/python -m monai_lossext synthesize "$(DEMO)/phantoms/pictures" --cases 10 --seed 1
+	$(BIN)/python -m monai_lossext predict skin_lesion_segmentation "$(DEMO)/phantoms/pictures/ISIC-2017_Training_Data" \
+	    "$(DEMO)/masks/pictures" --overlays "$(DEMO)/drawings/pictures"
+	$(BIN)/python -m monai_lossext synthesize "$(DEMO)/phantoms/heads" --kind heads --cases 4 --seed 1
+	$(BIN)/python -m monai_lossext predict skull_stripping_2d "$(DEMO)/phantoms/heads" "$(DEMO)/masks/heads" \
+	    --overlays "$(DEMO)/drawings/heads"
 
 test: $(VENV)/.dev lint
 	$(PYTEST)
@@ -36,16 +43,40 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Inference must run without this package: every bundle carries a copy of what it shares with it.
+scripts:
+	for bundle in bundles/*; do rm -rf $$bundle/scripts && mkdir $$bundle/scripts && \
+	    cp monai_lossext/scripts/*.py $$bundle/scripts || exit; done
+
+# monai.bundle.load and MonaiAlgo look for configs in JSON.
+configs: $(VENV)/.compare
+	$(BIN)/python -m monai_lossext bundle json bundles/*
+
 # BENCH holds options of benchmarks/losses.py: --quick for a look of minutes in place of hours.
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/hard_cases.py
 	$(MAKE) $(NNUNET)/.bench || echo "nnU-Net does not install here: its columns are left out"
 	if test -e $(NNUNET)/.bench; then python=$(NNUNET)/bin/python; else python=$(BIN)/python; fi; \
-	    $$python benchmarks/losses.py $(BENCH)
+	    $$python benchmarks/losses.py $(BENCH) && \
+	    for threads in 1 2; do $$python benchmarks/settings.py --threads $$threads $(filter --quick,$(BENCH)); done
 	$(BIN)/python benchmarks/epoch_overhead.py
+
+# One command for a machine with a GPU; BENCH=--quick runs everything in tiny, without a GPU in Triton's interpreter.
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/gpu.py $(BENCH)
+
+# What the pages show that is not made at every build: outputs of the notebooks, the README's table, the dependencies' licences.
+pages: $(VENV)/.dev
+	$(BIN)/python docs/run_notebooks.py
+	$(BIN)/python docs/readme_table.py
+	$(BIN)/python docs/licences.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+# A wheel and a copy of the source, in dist/.
+package: $(VENV)/.dev
+	$(BIN)/python -m build
 
 clean:
 	rm -rf $(VENV) $(NNUNET) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
@@ -55,6 +86,7 @@ $(NNUNET)/.bench: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(NNUNET)
 	echo '*' > $(NNUNET)/.gitignore
 	$(NNUNET)/bin/python -m pip install -q -c constraints.txt -e ".[compare,fast]" kornia psutil nnunetv2==2.8.1
+	$(NNUNET)/bin/python -m pip install -q -c constraints.txt exacta==0.0.1a5 || echo "exacta does not install here"
 	touch $@
 
 $(VENV)/.compare: setup.cfg pyproject.toml constraints.txt

@@ -18,13 +18,9 @@ A size is batch x classes x side^dims; one class means a sigmoid, several a soft
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
-import platform
 import warnings
 from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +29,10 @@ import torch
 from costs import figures, scaling, tables
 from costs.cases import Case
 from costs.contestants import TORCH, contestants, step
+from costs.machine import environment
 from costs.meters import Call, allocated, fastest, interleaved, resident
 from costs.training_step import training_step
 
-import monai_lossext.losses
 from monai_lossext.files import replace_file
 from monai_lossext.losses import catalogue
 
@@ -50,7 +46,6 @@ EVERY_LOSS = ["1x4x128^3", "1x2x128^3", "1x14x128^3", "1x1x128^3", "40x1x128^2"]
 EVERY_LOSS_LATER = [f"1x{classes}x{side}^3" for side in (64, 192) for classes in (1, 2, 4, 14)]
 QUICK = ["1x1x32^3", "1x2x32^3", "1x4x32^3", "4x1x32^2"]
 LONGEST = 15.0  # seconds of one call: what is foreseen to take longer is left out
-VERSIONS = ("torch", "monai", "kornia", "nnunetv2", "numpy", "scipy", "SimpleITK", "monai_lossext")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,37 +101,6 @@ def planned(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     else:
         plan = [(EVERY_LOSS, names), (scaling.SIDES, some), (scaling.CLASSES, some), (EVERY_LOSS_LATER, names)]
     yield from dict.fromkeys((size, name) for sizes, chosen in plan for size in sizes for name in chosen)
-
-
-def environment() -> dict[str, Any]:
-    """Return what must be the same for numbers to stand in one table: machine, versions, threads and code."""
-    code = hashlib.sha256()
-    for file in sorted(Path(monai_lossext.losses.__file__).parent.glob("*.py")):
-        code.update(file.read_bytes())
-    return {
-        "cpu": cpu_model(),
-        "cores": os.cpu_count(),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "system": platform.system(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {package: installed(package) for package in VERSIONS},
-        "code": code.hexdigest()[:12],
-    }
-
-
-def cpu_model() -> str:
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def previous(file: Path, here: dict[str, Any]) -> dict[str, Any]:

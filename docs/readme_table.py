@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from monai_lossext.losses import catalogue
+from monai_lossext.losses.catalogue import FAMILIES, catalogue
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- losses -->\n", "<!-- end of losses -->"
 
 
 def with_table(text: str) -> str:
-    """Return the README's text with the table of the catalogue between its two marks."""
-    rows = ["| Loss | Family | Good for | MONAI 1.6.1 has |", "|---|---|---|---|"]
-    for entry in catalogue():
-        nearest = "–" if entry.monai == "none" else f"`{entry.monai}`"
-        rows.append(f"| `{entry.name}` | {entry.family} | {entry.good_for} | {nearest} |")
+    """Return the README's text with the losses of the catalogue, by families, between its two marks."""
+    rows = ["| Family | Judges | Losses |", "|---|---|---|"]
+    for family, judges in FAMILIES.items():
+        names = ", ".join(f"`{entry.name}`" for entry in catalogue() if entry.family == family)
+        rows.append(f"| {family} | {judges} | {names} |")
     before, rest = text.split(START)
     return before + START + "\n".join(rows) + "\n" + END + rest.split(END)[1]
 

@@ -3,7 +3,8 @@
     python docs/report_page.py STUDY NAME --dataset-dir /data/ISIC2017
 
 writes docs/reports/NAME.md: the report.md of the study without its outlines, which show pictures of the data set, and
-with other folders in the place of those of this machine; its figures, in few colours, go into docs/reports/NAME/.
+with other folders in the place of those of this machine; its figures, in few colours, and the scores of all cases go
+into docs/reports/NAME/.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import re
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from PIL import Image
 
@@ -70,6 +72,9 @@ def main() -> None:
         old.unlink()
     for name in re.findall(rf"\({re.escape(arguments.name)}/([^)]+\.png)\)", text):
         small(arguments.study / "report" / "figures" / name, target / name)
+    scores = pd.read_csv(arguments.study / "report" / "cases.csv").round(4)
+    scores.to_csv(target / "scores.csv.gz", index=False, compression={"method": "gzip", "mtime": 0})
+    text += f"\n[The scores of all cases of all trainings]({arguments.name}/scores.csv.gz)\n"
     target.with_suffix(".md").write_text(text, encoding="utf-8")
 
 

@@ -1,3 +1,3 @@
 """Segmentation losses for medical imaging, MONAI bundles that use them, and honest comparisons between them."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +16,36 @@ import torch
 from monai.engines import PrepareBatch
 from monai.inferers import SimpleInferer
 from monai.networks.layers import AffineTransform
+from monai.utils import ensure_tuple_rep
 from torch import Tensor
+
+from monai_lossext.bundle_folders import check_json
+from monai_lossext.scripts.files import check_options
+from monai_lossext.scripts.weights import check_preparation, read_weights
+from monai_lossext.text import did_you_mean
 
 __all__ = [
     "AugmentedBatch",
     "LossInputs",
     "MixedPrecisionInferer",
     "cases_of",
+    "check_json",
+    "check_loss",
+    "check_options",
+    "check_precision",
     "compiled",
     "end_with_cause",
     "heads_with_phantoms",
     "is_true",
     "load_initial_weights",
+    "load_weights",
     "prepare_run",
+    "served_weights",
+    "unwrapped",
 ]
 
 RUN_LOG = "monai_lossext.run_log"
+RUN_FILES = ("models", "history.csv", "train.log", "tensorboard", "evaluation")
 WRAPPERS = ("Failed to", "applying transform")  # how MONAI begins messages that hide the one that helps
 PHANTOM_SEED = 1_000_000  # of phantoms added to a data set, which may itself be phantoms
 
@@ -119,7 +132,7 @@ def _uniform(count: int, limit: float) -> Tensor:
 
 
 class LossInputs(PrepareBatch):
-    """Hand a trainer the image, and the loss what it needs besides the label: masks, distance maps, annotated classes.
+    """Hand a trainer the image, and the loss what it needs besides the label: masks, maps, annotated classes.
 
     MONAI's SupervisedTrainer calls the loss with the prediction and with what this returns second: the mapping that all
     losses of :mod:`monai_lossext.losses` take as target, or the label itself if nothing else is asked for. In a config:
@@ -141,6 +154,8 @@ class LossInputs(PrepareBatch):
         mask: key of the voxel weights, (B, 1, *S) or (B, C, *S); None leaves it out, here and below.
         distance_map: key of the signed distances, (B, C, *S), as SignedDistanceMapd makes them.
         penalty_map: key of the penalties, (B, 1, *S) or (B, C, *S), as PenaltyDistanceMapd makes them.
+        components: key of the components, (B, C, *S), as ConnectedComponentsd makes them.
+        skeleton: key of the skeletons, (B, C, *S), as TubedSkeletond makes them.
         classes: key of which classes were annotated in each scan, (B, C) bool.
 
     Raises:
@@ -160,6 +175,8 @@ class LossInputs(PrepareBatch):
         mask: str | None = None,
         distance_map: str | None = None,
         penalty_map: str | None = None,
+        components: str | None = None,
+        skeleton: str | None = None,
         classes: str | None = None,
     ) -> None:
         self.image = image
@@ -168,6 +185,8 @@ class LossInputs(PrepareBatch):
             "mask": mask,
             "distance_map": distance_map,
             "penalty_map": penalty_map,
+            "components": components,
+            "skeleton": skeleton,
             "classes": classes,
         }
         self.keys = {name: key for name, key in keys.items() if key is not None}
@@ -281,6 +300,10 @@ def is_true(argument: str, value: bool | str) -> bool:
     return text == "true"
 
 
+class _Listed(list[dict[str, str]]):
+    """Cases that a loader of this package has listed."""
+
+
 def cases_of(datalist: Mapping[str, Sequence[dict[str, str]]], section: str) -> Sequence[dict[str, str]]:
     """Return a section of a datalist that must not be empty.
 
@@ -297,7 +320,28 @@ def cases_of(datalist: Mapping[str, Sequence[dict[str, str]]], section: str) -> 
     if not datalist.get(section):
         present = ", ".join(f"{name} ({len(items)} cases)" for name, items in datalist.items() if items)
         raise ValueError(f"the data set has no section {section!r} with cases; it has {present}")
-    return datalist[section]
+    return _Listed(datalist[section])
+
+
+def served_weights(
+    bundle_root: str | os.PathLike[str], output_dir: str | os.PathLike[str], cases: Sequence[dict[str, str]]
+) -> Path | None:
+    """Return the file of weights that a run replaces by better ones, beside the run's own: that which inference reads.
+
+    MONAI Label trains a bundle in place: it hands cases over as ``train#dataset#data``, names no folder for the run,
+    and expects better weights where it takes them from.
+
+    Args:
+        bundle_root: the folder of the bundle.
+        output_dir: the folder of the run.
+        cases: to train with. Those of the bundle's own `datalist` are of a run of a person, who decides about its
+            weights.
+
+    Returns:
+        `models/model.pt` of the bundle, or None for a run that leaves it alone.
+    """
+    own = Path(output_dir).absolute() == Path(bundle_root).absolute() / "output"
+    return Path(bundle_root).absolute() / "models" / "model.pt" if own and not isinstance(cases, _Listed) else None
 
 
 def heads_with_phantoms(
@@ -350,6 +394,80 @@ def heads_with_phantoms(
     return heads | {"training": real * repeats + phantoms["training"], "validation": validation}
 
 
+def check_loss(loss: Any, bundle_root: str | os.PathLike[str]) -> None:
+    """Refuse a loss that is text, as ``--loss mcc`` gives it, and say how it is asked for.
+
+    Args:
+        loss: what the config holds.
+        bundle_root: the folder of the bundle, with files of losses in `configs/loss`.
+
+    Raises:
+        ValueError: the loss cannot be called; the message names the file of the one that was meant.
+    """
+    if callable(loss):
+        return
+    folder = Path(bundle_root) / "configs" / "loss"
+    overlays = sorted(file.stem for file in folder.glob("*.yaml"))
+    name = str(loss).removesuffix(".yaml").removeprefix("loss/")
+    if name in overlays:
+        raise ValueError(
+            f"loss: name its file after train.yaml: --config_file \"['.../train.yaml','{folder / name}.yaml']\""
+        )
+    raise ValueError(f"loss: {loss!r} is no loss and no file in {folder}{did_you_mean(name, overlays, after='.yaml?')}")
+
+
+def check_precision(
+    precision: str, device: torch.device | str, patch_size: Sequence[int], network_def: torch.nn.Module
+) -> None:
+    """Refuse bfloat16 on a processor where a network shrinks its patches to fewer than 3 voxels along an axis.
+
+    There PyTorch 2.13.0 has returned gradients of 3 x 3 x 3 kernels that were NaN in some calls.
+
+    Args:
+        precision: "float32" or "bfloat16".
+        device: what the network is trained on.
+        patch_size: voxels along each axis.
+        network_def: with ``strides``, as MONAI's UNet and DynUNet have them; nothing is refused of others.
+
+    Raises:
+        ValueError: such a patch.
+    """
+    if precision != "bfloat16" or torch.device(device).type != "cpu":
+        return
+    steps: Any = getattr(network_def, "strides", ())
+    strides = [ensure_tuple_rep(step, len(patch_size)) for step in steps]
+    least = min(size // math.prod(step[axis] for step in strides) for axis, size in enumerate(patch_size))
+    if least < 3:
+        raise ValueError(
+            f"precision: bfloat16 on a processor needs patches that leave 3 voxels or more for the last level, and"
+            f" patch_size {list(patch_size)} leaves {least}; take float32, or larger patches"
+        )
+
+
+def load_weights(
+    network: torch.nn.Module, path: str | os.PathLike[str], preparation: Mapping[str, Any] | None = None
+) -> None:
+    """Give a network the weights of a run to evaluate it with, if it was trained on images that were prepared alike.
+
+    Args:
+        network: also one that is wrapped for several GPUs.
+        path: `models/best.pt` of the run.
+        preparation: as :func:`monai_lossext.scripts.weights.preparation` describes it; None does not compare.
+
+    Raises:
+        ValueError: there is no such file, it holds no weights, or those of another network or preparation.
+    """
+    if preparation is not None:
+        check_preparation(path, preparation)
+    _load(unwrapped(network), read_weights(path), f"checkpoint: {path}")
+
+
+def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the network that is wrapped for several GPUs, or the network itself."""
+    wrappers = (torch.nn.parallel.DistributedDataParallel, torch.nn.DataParallel)
+    return network.module if isinstance(network, wrappers) else network
+
+
 def load_initial_weights(network: torch.nn.Module, path: str | os.PathLike[str] | None) -> None:
     """Let a network start from the weights of another run.
 
@@ -370,14 +488,13 @@ def load_initial_weights(network: torch.nn.Module, path: str | os.PathLike[str] 
     """
     if path is None:
         return
-    if not Path(path).is_file():
-        raise ValueError(f"initial_weights: there is no file {path}")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"initial_weights: {path} cannot be read as weights: {str(error).splitlines()[0]}") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    weights = read_weights(path, "initial_weights")
+    if not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"initial_weights: {path} holds more than weights; expected a file like models/best.pt")
+    _load(network, weights, f"initial_weights: {path}")
+
+
+def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], named: str) -> None:
     own = network.state_dict()
     differences = [f"{name} is missing" for name in own if name not in weights]
     differences += [f"{name} is unknown" for name in weights if name not in own]
@@ -388,16 +505,20 @@ def load_initial_weights(network: torch.nn.Module, path: str | os.PathLike[str] 
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise ValueError(f"initial_weights: {path} is of another network: {', '.join(differences[:3])}{more}")
+        raise ValueError(f"{named} is of another network: {', '.join(differences[:3])}{more}")
     network.load_state_dict(weights)
 
 
-def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> None:
+def prepare_run(
+    output_dir: str | os.PathLike[str], resume: bool = False, bundle_root: str | os.PathLike[str] | None = None
+) -> None:
     """Make a run's folder, see that it can be written, and log the run to its `train.log` from now on.
 
     Args:
         output_dir: the folder of the run; made when absent.
         resume: go on in a folder that holds a run. Otherwise such a folder is refused: nothing is overwritten.
+        bundle_root: the folder of the bundle. In its own `output` an earlier run is not in the way, but moves to
+            `output/round-1` and so on.
 
     Raises:
         ValueError: the folder cannot be written, or it holds a run and `resume` is False.
@@ -408,11 +529,16 @@ def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> Non
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ValueError(f"output_dir: cannot write to {folder}: {error.strerror}") from error
-    if (folder / "models" / "last.pt").exists() and not resume:
+    main = int(os.environ.get("RANK", "0")) == 0  # as torchrun numbers its processes
+    rounds = bundle_root is not None and folder == Path(bundle_root).absolute() / "output"
+    if (folder / "models" / "last.pt").exists() and not resume and rounds:
+        if main:
+            _keep_as_round(folder)
+    elif (folder / "models" / "last.pt").exists() and not resume:
         raise ValueError(
             f"output_dir: {folder} holds a run already; continue it with --resume true or name another output_dir"
         )
-    if int(os.environ.get("RANK", "0")) > 0:  # as torchrun numbers its processes: one of them is enough in the log
+    if not main:  # one process is enough in the log
         return
     root = logging.getLogger()
     for handler in [
@@ -425,6 +551,17 @@ def prepare_run(output_dir: str | os.PathLike[str], resume: bool = False) -> Non
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(log)
     logging.getLogger("monai_lossext").setLevel(logging.INFO)
+
+
+def _keep_as_round(folder: Path) -> None:
+    """Move what a run has left in its folder, and what others have left there stays."""
+    number = 1
+    while (folder / f"round-{number}").exists():
+        number += 1
+    (folder / f"round-{number}").mkdir()
+    for name in RUN_FILES:
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"round-{number}" / name)
 
 
 def end_with_cause() -> None:

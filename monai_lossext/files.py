@@ -1,9 +1,15 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and where those are kept that can be made again."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Return where things are kept that can be made again: `MONAI_LOSSEXT_CACHE`, or a folder in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "monai_lossext"
+    return Path(os.environ.get("MONAI_LOSSEXT_CACHE") or default).expanduser()
 
 
 def replace_file(path: Path, content: str | bytes) -> None:

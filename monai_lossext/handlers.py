@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,11 @@ from monai.metrics.utils import get_edge_surface_distance
 from monai.utils import set_determinism
 from torch import Tensor
 
+from monai_lossext.engines import unwrapped
 from monai_lossext.files import replace_file
-from monai_lossext.losses import CompoundLoss
+from monai_lossext.losses import CompoundLoss, DeepSupervisedLoss
+from monai_lossext.scores import THRESHOLDS, calibration_error, lesion_scores, overlaps
+from monai_lossext.scripts.weights import NETWORK_KEYS, not_finite, with_preparation
 
 try:
     import ignite.distributed as idist
@@ -53,6 +55,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+TOLERANCE = 2.0  # pixels or mm, of the normalised surface distance
+FEW_STEPS = 10  # of the optimizer in an epoch, below which a training hardly moves, and batch statistics not at all
 
 METRICS = {
     "accuracy": "accuracy",
@@ -91,20 +95,29 @@ class EpochSeed:
 
 
 class RunHistory:
-    """Write a CSV file with one row an epoch: epoch, train_loss, val_dice, val_jaccard, lr and seconds.
+    """Write a CSV file with one row an epoch: epoch, train_loss, the scores (val_dice, val_jaccard), lr and seconds.
 
     `train_loss` is the mean over the batches, `seconds` the time of the training pass alone, without validation; the
     validation cells are empty in an epoch that was not validated. The loss also becomes the trainer's metric
-    "train_loss", for the other loggers. The file is replaced as a whole, and rows of later epochs, which a killed run
+    "train_loss", for the other loggers. How many steps an epoch has is logged when training starts, as a warning where
+    they are few. The file is replaced as a whole, and rows of later epochs, which a killed run
     may have left, are dropped.
 
     Args:
         path: the file.
-        evaluator: validates during training, with the metrics "val_dice" and "val_jaccard".
+        evaluator: validates during training.
         optimizer: its first group's learning rate is written.
+        scores: names of the evaluator's metrics; their columns begin with ``val_`` in any case.
     """
 
-    def __init__(self, path: str | os.PathLike[str], evaluator: Evaluator, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        evaluator: Evaluator,
+        optimizer: torch.optim.Optimizer,
+        scores: Sequence[str] = ("val_dice", "val_jaccard"),
+    ) -> None:
+        self.scores = scores
         self.path = Path(path)
         self.evaluator = evaluator
         self.optimizer = optimizer
@@ -112,15 +125,27 @@ class RunHistory:
 
     def attach(self, engine: Workflow) -> None:
         """Follow a trainer; attach after the handler that validates and before the one that changes the rate."""
+        engine.add_event_handler(Events.STARTED, self._tell)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _tell(self, engine: Workflow) -> None:
+        steps, epochs = engine.state.epoch_length or 0, engine.state.max_epochs
+        logger.info("%d steps an epoch, %d epochs", steps, epochs)
+        if steps < FEW_STEPS and idist.get_rank() == 0:
+            logger.warning(
+                "%d steps an epoch are few: take a smaller --batch_size or more --epochs, or start from weights that"
+                " are there (--initial_weights); see 'Few cases' in docs/README.md",
+                steps,
+            )
 
     def _start(self) -> None:
         self.loss = 0.0
 
     def _add(self, engine: Workflow) -> None:
-        self.loss += engine.state.output[0]["loss"]
+        output = engine.state.output
+        self.loss += float((output[0] if isinstance(output, list) else output)["loss"])
 
     def _write(self, engine: Workflow) -> None:
         state = engine.state
@@ -130,8 +155,7 @@ class RunHistory:
         row = {
             "epoch": state.epoch,
             "train_loss": loss,
-            "val_dice": validated.get("val_dice", ""),
-            "val_jaccard": validated.get("val_jaccard", ""),
+            **{f"val_{name.removeprefix('val_')}": _number(validated.get(name, "")) for name in self.scores},
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(state.times["EPOCH_COMPLETED"], 3),
         }
@@ -146,23 +170,32 @@ class RunHistory:
         logger.info("epoch %d/%d: %s", state.epoch, state.max_epochs, values)
 
 
+def _number(score: Any) -> Any:
+    """The mean of a score's classes."""
+    return float(score.double().mean()) if isinstance(score, Tensor) else score
+
+
 class RunCheckpoints:
     """Keep a run's best and last state as files, and continue from the last.
 
     `best.pt` is the state of the network with the highest key metric of the evaluator so far, `last.pt` all that
     training goes on from. Either file is always a complete one, whenever the process is killed. Both load with
-    `torch.load(..., weights_only=True)`.
+    `torch.load(..., weights_only=True)`. Weights that are not finite end the training and are not saved.
 
     Args:
         save_dir: folder of the two files; made when absent.
         network: what is trained, also when wrapped for several GPUs.
         optimizer: saved in `last.pt`.
-        lr_scheduler: saved in `last.pt`.
+        lr_scheduler: saved in `last.pt`; None: there is none.
         evaluator: validates during training; its key metric decides which state is best.
         resume: start from `last.pt` where there is one.
+        preparation: of the images, kept in both files, by :func:`monai_lossext.scripts.weights.preparation`.
+        serve: a file that becomes a copy of each new `best.pt`, or of the last weights of a run without validation.
+            What was there before the run is kept as `served_before.pt`. None: there is no such file.
 
     Raises:
         ValueError: when training starts, if `last.pt` is of a run of another length.
+        FloatingPointError: after an epoch, if a weight is NaN or infinite.
     """
 
     def __init__(
@@ -170,34 +203,74 @@ class RunCheckpoints:
         save_dir: str | os.PathLike[str],
         network: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
+        lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None,
         evaluator: Evaluator,
         resume: bool = False,
+        preparation: Mapping[str, Any] | None = None,
+        serve: Path | None = None,
     ) -> None:
         self.folder = Path(save_dir)
+        self.serve = serve
         self.evaluator = evaluator
         self.resume = resume
-        self.state = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        model = _Prepared(unwrapped(network), preparation)
+        self.state: dict[str, Any] = {"model": model, "optimizer": optimizer}
+        self.state |= {} if lr_scheduler is None else {"lr_scheduler": lr_scheduler}
         saver = _Replacing(self.folder, require_empty=False)
         self.best = Checkpoint(
-            {"network": network}, saver, filename_pattern="best.pt", score_function=lambda _: self._key_metric()
+            {"model": model}, saver, filename_pattern="best.pt", score_function=lambda _: self._key_metric()
         )
         self.last = Checkpoint(self.state, saver, filename_pattern="last.pt")
 
     def attach(self, engine: Workflow) -> None:
         """Follow a trainer; attach after the handlers whose work is to be saved."""
         self.state |= {"trainer": engine, "best": self.best}
+        scaler = getattr(engine, "scaler", None)  # of mixed precision
+        if scaler is not None and scaler.is_enabled():
+            self.state["scaler"] = scaler
         if self.resume:
             engine.add_event_handler(Events.STARTED, self._load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.COMPLETED, self._serve_last)
 
     def _key_metric(self) -> Any:
         return self.evaluator.state.metrics[self.evaluator.state.key_metric_name]
 
     def _save(self, engine: Workflow) -> None:
+        if name := not_finite(self.state["model"].state_dict()):
+            raise FloatingPointError(
+                f"the weights are not finite after epoch {engine.state.epoch}: {name} holds NaN or infinity; files in"
+                f" {self.folder} are those of the epochs before. A lower learning rate or float32 may help"
+            )
         if self.evaluator.state.epoch == engine.state.epoch:  # validated in this epoch
+            before = self._saved_best()
             self.best(engine)
+            if self._saved_best() != before:
+                self._serve((self.folder / "best.pt").read_bytes)
         self.last(engine)
+
+    def _saved_best(self) -> int:
+        path = self.folder / "best.pt"
+        return path.stat().st_ino if path.exists() else 0
+
+    def _serve(self, content: Callable[[], bytes]) -> None:
+        if self.serve is None or idist.get_rank() > 0:
+            return
+        kept = self.folder / "served_before.pt"
+        if self.serve.exists() and not kept.exists():
+            replace_file(kept, self.serve.read_bytes())
+        self.serve.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.serve, content())
+        logger.info("%s holds the weights of this run; exports beside it do not", self.serve)
+
+    def _serve_last(self) -> None:
+        if not self._saved_best():
+            self._serve(self._state)
+
+    def _state(self) -> bytes:
+        file = io.BytesIO()
+        torch.save(self.state["model"].state_dict(), file)
+        return file.getvalue()
 
     def _load(self, engine: Workflow) -> None:
         path = self.folder / "last.pt"
@@ -209,8 +282,26 @@ class RunCheckpoints:
             before, now = saved["trainer"][name], getattr(engine.state, name)
             if before != now:
                 raise ValueError(f"resume: {path} is of a run of {before} {what}; this one has {now}")
-        Checkpoint.load_objects(self.state, saved)
+        if NETWORK_KEYS[1] in saved:  # of an earlier version
+            saved["model"] = saved.pop(NETWORK_KEYS[1])
+        # A run that was saved without mixed precision, or by an earlier version, has no scale to go on from.
+        objects = {name: what for name, what in self.state.items() if name != "scaler" or name in saved}
+        Checkpoint.load_objects(objects, saved)
         logger.info("continuing %s after epoch %d", path, engine.state.epoch)
+
+
+class _Prepared:
+    """A network whose weights say how its images are prepared."""
+
+    def __init__(self, network: torch.nn.Module, preparation: Mapping[str, Any] | None) -> None:
+        self.network = network
+        self.preparation = preparation
+
+    def state_dict(self) -> dict[str, Any]:
+        return with_preparation(self.network.state_dict(), self.preparation)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state)
 
 
 class _Replacing(DiskSaver):
@@ -253,12 +344,14 @@ def picture_metrics(prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
         target: the true masks, likewise.
 
     Returns:
-        As :func:`case_metrics`, and "hausdorff_px" and "hausdorff95_px", the larger of the two directed maxima and 95 %
-        quantiles of the distance between outlines; each (B,). A distance is 0 when both masks are empty, and the
-        picture's diagonal when one is.
+        As :func:`case_metrics` and :func:`monai_lossext.scores.lesion_scores`; "hausdorff_px" and "hausdorff95_px", the
+        larger of the two directed maxima and 95 % quantiles of the distance between outlines; "nsd_2px", the normalised
+        surface distance, which is the share of both outlines that lies within 2 pixels of the other; each (B,). A
+        distance is 0 when both masks are empty, and the picture's diagonal when one is; the share is 1 and 0.
     """
-    longest, most = _outline_distances(prediction, target, [1.0] * (target.ndim - 2))
-    return case_metrics(prediction, target) | {"hausdorff_px": longest, "hausdorff95_px": most}
+    longest, most, near = _outline_distances(prediction, target, [1.0] * (target.ndim - 2))
+    distances = {"hausdorff_px": longest, "hausdorff95_px": most, "nsd_2px": near}
+    return case_metrics(prediction, target) | distances | lesion_scores(prediction, target)
 
 
 def volume_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> dict[str, Tensor]:
@@ -270,9 +363,11 @@ def volume_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float])
         spacing: of the voxels, in mm.
 
     Returns:
-        As :func:`case_metrics`; "hausdorff_mm" and "hausdorff95_mm", the larger of the two directed maxima and 95 %
-        quantiles of the distance between surfaces; "volume_difference_ml", the absolute one; each (B,). A distance is 0
-        when both masks are empty, and the volume's diagonal when one is.
+        As :func:`case_metrics` and :func:`monai_lossext.scores.lesion_scores`; "hausdorff_mm" and "hausdorff95_mm", the
+        larger of the two directed maxima and 95 % quantiles of the distance between surfaces; "nsd_2mm", the normalised
+        surface distance, which is the share of both surfaces that lies within 2 mm of the other;
+        "volume_difference_ml", the absolute one; each (B,). A distance is 0 when both masks are empty, and the
+        volume's diagonal when one is; the share is 1 and 0.
 
     >>> ball, other = torch.zeros(2, 1, 1, 9, 9, 9)
     >>> ball[..., 2:5, 2:5, 2:5] = other[..., 4:7, 2:5, 2:5] = 1
@@ -280,21 +375,22 @@ def volume_metrics(prediction: Tensor, target: Tensor, spacing: Sequence[float])
     >>> [scores[name].item() for name in ("hausdorff_mm", "hausdorff95_mm", "volume_difference_ml")]
     [4.0, 4.0, 0.0]
     """
-    longest, most = _outline_distances(prediction, target, spacing)
+    longest, most, near = _outline_distances(prediction, target, spacing)
     sizes = [mask.flatten(1).sum(1, dtype=torch.float64) for mask in (prediction, target)]
     difference = (sizes[0] - sizes[1]).abs() * torch.as_tensor(spacing, dtype=torch.float64).prod() / 1000
-    distances = {"hausdorff_mm": longest, "hausdorff95_mm": most}
-    return case_metrics(prediction, target) | distances | {"volume_difference_ml": difference}
+    distances = {"hausdorff_mm": longest, "hausdorff95_mm": most, "nsd_2mm": near, "volume_difference_ml": difference}
+    return case_metrics(prediction, target) | distances | lesion_scores(prediction, target)
 
 
-def _outline_distances(prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """The Hausdorff distance and its 95 % variant, (B,) each, from one measurement of the surfaces.
+def _outline_distances(prediction: Tensor, target: Tensor, spacing: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """The Hausdorff distance, its 95 % variant and the share within TOLERANCE, (B,) each, of one measurement.
 
     MONAI's compute_hausdorff_distance would measure them twice, and has no number for an empty mask.
     """
     mm = torch.as_tensor(spacing, dtype=torch.float64)
     inside = [mask.flatten(1).any(1) for mask in (prediction, target)]
-    longest, most = torch.zeros(2, len(target), dtype=torch.float64)
+    longest, most, near = torch.zeros(3, len(target), dtype=torch.float64)
+    near[~inside[0] & ~inside[1]] = 1
     longest[inside[0] != inside[1]] = most[inside[0] != inside[1]] = (mm * torch.tensor(target.shape[2:])).norm()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of MONAI, to itself
@@ -303,23 +399,79 @@ def _outline_distances(prediction: Tensor, target: Tensor, spacing: Sequence[flo
             distances = get_edge_surface_distance(*masks, spacing=mm.tolist(), symmetric=True)[1]
             longest[index] = max(directed.max() for directed in distances)
             most[index] = max(torch.quantile(directed, 0.95) for directed in distances)
-    return longest, most
+            near[index] = (torch.cat([directed.flatten() for directed in distances]) <= TOLERANCE).double().mean()
+    return longest, most, near
+
+
+class BestThreshold:
+    """Find the threshold of the probability with the best mean Jaccard index, which losses move away from 0.5.
+
+    Follows an evaluator whose output holds "probability" (from 0 to 1) and "label". Of equally good ones it is the one
+    that is nearest to 0.5.
+
+    Args:
+        clean: what is done to masks before they are scored: a dictionary transform of "pred".
+    """
+
+    def __init__(self, clean: Callable[[dict[str, Any]], Mapping[Any, Any]] | None = None) -> None:
+        self.clean = clean
+        self.jaccard: list[Tensor] = []
+
+    def attach(self, engine: Workflow) -> None:
+        """Follow an evaluator of the validation cases."""
+        engine.add_event_handler(Events.STARTED, self.jaccard.clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+
+    def _add(self, engine: Workflow) -> None:
+        for output in engine.state.output:
+            pair = (torch.as_tensor(output[key].cpu()) for key in ("probability", "label"))
+            self.jaccard.append(self.overlaps(*pair).mean(0))
+
+    def overlaps(self, probability: Tensor, target: Tensor, thresholds: Tensor = THRESHOLDS) -> Tensor:
+        """Return the Jaccard index (C, T) of the channels of a case (C, *S) at every threshold."""
+        if self.clean is None:
+            return overlaps(probability[:, None], target[:, None], thresholds)
+        masks = [self.clean({"pred": (probability > threshold).float()})["pred"] for threshold in thresholds.tolist()]
+        columns = [compute_iou(mask[:, None], target[:, None], ignore_empty=False)[:, 0].double() for mask in masks]
+        return torch.stack(columns, dim=1)
+
+    @property
+    def value(self) -> float:
+        """The best threshold."""
+        if not self.jaccard:
+            raise ValueError("the evaluator of the validation cases has not run yet, so there is no best threshold")
+        means = torch.stack(self.jaccard).mean(0)
+        nearest = (THRESHOLDS - 0.5).abs().double()
+        return float(THRESHOLDS[(means - 1e-9 * nearest).argmax()])
 
 
 class CaseTable:
     """Write the scores of every case to `cases.csv`, and its predicted mask to `masks/<case>.png`.
 
     The columns are case, image, label, foreground (the share of the pixels that the label marks) and those of
-    :func:`picture_metrics`; an undefined score is an empty cell. The folder appears when all is evaluated, in place of
-    an earlier one. For evaluators whose batches have "case", in one process.
+    :func:`picture_metrics`; where the evaluator's output has "probability" too, "ece"
+    (:func:`monai_lossext.scores.calibration_error`), and with a threshold "jaccard_tuned", "dice_tuned" and
+    "threshold". An undefined score is an empty cell. The folder appears when all is evaluated, in place of an earlier
+    one. For evaluators whose batches have "case", in one process.
 
     Args:
         folder: of the table and the masks.
         items: the evaluated datalist: "case", "image" and "label" of each item are written.
+        threshold: the best one on the validation cases, whose evaluator has run before.
+        regions: names of the channels of masks, where there are several: a score of a case is then the mean over them,
+            and each has columns such as "dice_WT" for its own. The mask that is written counts the regions of a voxel.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], items: Iterable[Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        items: Iterable[Mapping[str, Any]],
+        threshold: BestThreshold | None = None,
+        regions: Sequence[str] = (),
+    ) -> None:
         self.folder = Path(folder)
+        self.regions = regions
+        self.threshold = threshold
         self.partial = self.folder.with_name(self.folder.name + ".partial")
         self.items = {item["case"]: item for item in items}
         self.rows: list[dict[str, Any]] = []
@@ -340,15 +492,29 @@ class CaseTable:
     def _add(self, engine: Workflow) -> None:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             case = item["case"]
-            values = {name: value.item() for name, value in self.scores(output["pred"], output["label"]).items()}
-            defined = {name: "" if np.isnan(value) else value for name, value in values.items()}
-            names = {key: self.items[case][key] for key in ("case", "image", "label")}
+            values = self.scores(output["pred"], output["label"])
+            if "probability" in output:
+                values |= self._of_probability(output["probability"], output["label"])
+            columns = {name: value.nanmean().item() for name, value in values.items()}
+            for index, region in enumerate(self.regions):
+                columns |= {f"{name}_{region}": value[index].item() for name, value in values.items() if len(value) > 1}
+            defined = {name: "" if np.isnan(value) else value for name, value in columns.items()}
+            names = {key: _first(self.items[case][key]) for key in ("case", "image", "label")}
             self.rows.append(names | {"foreground": output["label"].double().mean().item()} | defined)
             self.save_mask(output["pred"], self.partial / "masks" / case)
 
+    def _of_probability(self, probability: Tensor, target: Tensor) -> dict[str, Tensor]:
+        probability, target = (torch.as_tensor(volume.cpu()) for volume in (probability, target))
+        values = {"ece": calibration_error(probability[:, None], target[:, None])}
+        if self.threshold is not None and self.threshold.jaccard:  # federated learning runs this evaluator alone
+            threshold = torch.tensor([self.threshold.value])
+            jaccard = self.threshold.overlaps(probability, target, threshold)[:, 0]
+            values |= {"jaccard_tuned": jaccard, "dice_tuned": 2 * jaccard / (1 + jaccard), "threshold": threshold}
+        return values
+
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the scores of one picture, from its masks (1, W, H)."""
-        return picture_metrics(torch.as_tensor(prediction.cpu())[None], torch.as_tensor(target.cpu())[None])
+        """Return the scores (C,) of one picture, from its masks (C, W, H)."""
+        return picture_metrics(torch.as_tensor(prediction.cpu())[:, None], torch.as_tensor(target.cpu())[:, None])
 
     def save_mask(self, prediction: Tensor, path: Path) -> None:
         """Write a mask (1, W, H); the path has no suffix yet."""
@@ -366,23 +532,26 @@ class CaseTable:
 class VolumeTable(CaseTable):
     """Write the scores of every volume to `cases.csv`, and its predicted mask to `masks/<case>.nii.gz`.
 
-    The columns are case, image, label, foreground and those of :func:`volume_metrics`. Takes the arguments of
-    :class:`CaseTable`, and follows an evaluator whose "pred" and "label" are MetaTensors, which know their affine.
+    The columns are those of :class:`CaseTable` with the scores of :func:`volume_metrics`. Takes its arguments, and
+    follows an evaluator whose "pred" and "label" are MetaTensors, which know their affine.
     """
 
     def scores(self, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Return the scores of one volume, from its masks (1, X, Y, Z)."""
+        """Return the scores (C,) of one volume, from its masks (C, X, Y, Z)."""
         assert isinstance(prediction, MetaTensor)
         spacing = affine_to_spacing(prediction.affine).tolist()
-        return volume_metrics(torch.as_tensor(prediction.cpu())[None], torch.as_tensor(target.cpu())[None], spacing)
+        predicted, true = (torch.as_tensor(mask.cpu())[:, None] for mask in (prediction, target))
+        return volume_metrics(predicted, true, spacing)
 
     def save_mask(self, prediction: Tensor, path: Path) -> None:
         """Write a mask as NIfTI."""
         import nibabel
 
         assert isinstance(prediction, MetaTensor)
-        mask = prediction[0].byte().cpu().numpy()
-        nibabel.save(nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy()), f"{path}.nii.gz")
+        mask = prediction.sum(0).byte().cpu().numpy()
+        volume = nibabel.Nifti1Image(mask, prediction.affine.cpu().numpy())
+        volume.header.set_xyzt_units("mm")
+        nibabel.save(volume, f"{path}.nii.gz")
 
 
 class TermSchedule:
@@ -439,41 +608,71 @@ class LossParts:
     """Put the mean of each term of a compound loss, and its weight, among a trainer's metrics after every epoch.
 
     They are called ``loss_`` and ``weight_`` with the name of the term. MONAI's StatsHandler, TensorBoardStatsHandler
-    and MLFlowHandler log them as they do all metrics. The values are taken as the loss computes them.
+    and MLFlowHandler log them as they do all metrics, also those attached before. The values are taken as the loss
+    computes them; of a loss under deep supervision, they are summed over the outputs as the loss itself is.
 
     Args:
-        loss: the compound loss, as the trainer calls it.
+        loss: the compound loss, as the trainer calls it, or a :class:`.DeepSupervisedLoss` of one.
+
+    Raises:
+        TypeError: there is no compound loss in it.
     """
 
-    def __init__(self, loss: CompoundLoss) -> None:
-        self.loss = loss
+    def __init__(self, loss: CompoundLoss | DeepSupervisedLoss) -> None:
+        compound = loss.loss if isinstance(loss, DeepSupervisedLoss) else loss
+        if not isinstance(compound, CompoundLoss):
+            raise TypeError(f"loss must be a CompoundLoss, or a DeepSupervisedLoss of one, got {loss!r}.")
+        self.loss = compound
+        self.deep = loss if isinstance(loss, DeepSupervisedLoss) else None
+        self.levels: list[float] = []  # weights of the outputs that are still to come
         self.totals: dict[str, Tensor] = {}
+        self.iterations = 0
         self.hooks: list[Any] = []
 
     def attach(self, engine: Workflow) -> None:
-        """Follow a trainer; attach before the handlers that log."""
+        """Follow a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)  # of an epoch that ended early
 
     def _start(self) -> None:
-        self._unhook()
-        self.totals = {}
-        self.hooks = [
-            term.register_forward_hook(functools.partial(self._add, name)) for name, term in self.loss.terms.items()
-        ]
+        self._stop()
+        self.totals, self.iterations = {}, 0
+        self.loss.watchers.append(self._add)
+        if self.deep is not None:
+            self.hooks = [self.deep.register_forward_pre_hook(self._weigh, with_kwargs=True)]
 
-    def _add(self, name: str, term: torch.nn.Module, inputs: Any, value: Tensor) -> None:
-        self.totals[name] = self.totals.get(name, 0.0) + value.detach()
+    def _weigh(self, deep: DeepSupervisedLoss, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.levels = [weight for weight, *_ in deep.outputs(*args, **kwargs)]
 
-    def _unhook(self) -> None:
+    def _add(self, parts: Mapping[str, Tensor]) -> None:
+        weight = self.levels.pop(0) if self.levels else 1.0
+        for name, value in parts.items():
+            self.totals[name] = self.totals.get(name, 0.0) + weight * value.detach()
+
+    def _count(self, engine: Workflow) -> None:
+        self.iterations += 1
+        if engine.state.iteration == engine.state.epoch * (engine.state.epoch_length or 0):
+            self._finish(engine)  # before any handler of EPOCH_COMPLETED, which may log
+
+    def _stop(self) -> None:
         for hook in self.hooks:
             hook.remove()
+        self.hooks = []
+        if self._add in self.loss.watchers:
+            self.loss.watchers.remove(self._add)
 
     def _finish(self, engine: Workflow) -> None:
-        self._unhook()
+        self._stop()
         for name, total in self.totals.items():
-            mean = idist.all_reduce(total.item() / engine.state.epoch_length) / idist.get_world_size()
+            mean = idist.all_reduce(total.item() / self.iterations) / idist.get_world_size()
             engine.state.metrics |= {f"loss_{name}": mean, f"weight_{name}": self.loss.weights[name]}
+        self.totals = {}
+
+
+def _first(value: Any) -> Any:
+    """The first channel of an image with several."""
+    return value[0] if isinstance(value, list) else value
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

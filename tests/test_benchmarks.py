@@ -272,7 +272,15 @@ def test_the_documentation_includes_the_tables_of_the_results():
     page = (RESULTS / "losses.md").read_text(encoding="utf-8")
     assert page == tables.page(results)
     documentation = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    marks = re.findall(r"^:(?:start-after|end-before): (.+)$", documentation, re.MULTILINE)
-    assert marks
-    for mark in marks:
-        assert mark in page, f"docs/performance.md includes {mark}"
+    included = re.findall(r"results/(\w+\.md)\n:start-after: (.+)\n:end-before: (.+)$", documentation, re.MULTILINE)
+    assert {file for file, *_ in included} == {"losses.md", "settings.md"}
+    for file, *marks in included:
+        page = (RESULTS / file).read_text(encoding="utf-8")
+        for mark in marks:
+            assert mark in page, f"docs/performance.md includes {mark}"
+
+
+def test_the_page_of_settings_is_that_of_its_numbers():
+    page = runpy.run_path(str(ROOT / "benchmarks" / "settings.py"))["page"]
+    results = json.loads((RESULTS / "settings.json").read_text(encoding="utf-8"))
+    assert (RESULTS / "settings.md").read_text(encoding="utf-8") == page(results)

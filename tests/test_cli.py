@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import yaml
 from monai.bundle import ConfigParser
@@ -68,6 +70,11 @@ def test_phantoms_are_written_and_listed(tmp_path: Path) -> None:
         f"written: {output}",
     ]
     assert len(json.loads(output.read_text(encoding="utf-8"))["training"]) == 3
+    masks = "ISIC-2017_Training_Part1_GroundTruth/{case}_segmentation.png"
+    result = call("datalist", folder, "--image-pattern", "ISIC-2017_*_Data/{case}.jpg", "--label-pattern", masks)
+    assert result.stderr.count("no label by label_pattern") == 2  # of the other parts
+    result = call("datalist", folder, "--image-pattern", "ISIC-2017_Training_Data/{case}.jpg", "--label-pattern", masks)
+    assert result.stdout.splitlines() == ["training: 2 cases", "validation: 0 cases", "testing: 1 cases"]
 
 
 def test_heads_are_written_and_listed(tmp_path: Path) -> None:
@@ -81,10 +88,31 @@ def test_heads_are_written_and_listed(tmp_path: Path) -> None:
     assert json.loads(output.read_text(encoding="utf-8"))["testing"][0]["subject"].startswith("sub-000")
     result = call("datalist", folder, "--layout", "bids", "--fold", 1, "--folds", 2)
     assert result.stdout.splitlines() == ["training: 2 cases", "validation: 1 cases", "testing: 2 cases"]
+    result = call(
+        "datalist", folder, "--image-pattern", "{case}_T1w.nii.gz", "--label-pattern", "{case}_brainmask.nii.gz"
+    )
+    assert result.stdout.splitlines() == ["training: 3 cases", "validation: 1 cases", "testing: 1 cases"]
     result = call("datalist", folder, "--fold", 5)
     assert (result.exit_code, result.stderr) == (2, "error: fold=5: expected 0 to 4, with 5 folds\n")
     assert call("synthesize", folder, "--cases", 5).exit_code == 2
     assert "Invalid value" in call("synthesize", tmp_path / "new", "--kind", "hands").stderr
+
+
+def test_lesions_are_written_listed_and_measured(tmp_path: Path) -> None:
+    folder = tmp_path / "lesions"
+    result = call("synthesize", folder, "--kind", "lesions", "--cases", 4, "--lesions", 3, "--fraction", 0.001)
+    assert (result.exit_code, result.stdout) == (0, f"written: {folder}\n")
+    result = call("datalist", folder, "--intensities", "--output", tmp_path / "list.json")
+    assert result.exit_code == 0, result.output
+    lines = dict(line.split(": ", 1) for line in result.stdout.splitlines())
+    items = json.loads((tmp_path / "list.json").read_text(encoding="utf-8"))["training"]
+    flair = np.concatenate([nibabel.load(tmp_path / item["image"][0]).get_fdata().ravel() for item in items])
+    assert [len(json.loads(lines[name])) for name in ("intensity_mean", "intensity_std")] == [2, 2]
+    assert json.loads(lines["intensity_mean"])[0] == pytest.approx(flair[flair != 0].mean(), rel=1e-4)
+    assert json.loads(lines["intensity_std"])[0] == pytest.approx(flair[flair != 0].std(), rel=1e-4)
+    assert "for --kind lesions alone" in call("synthesize", tmp_path / "new", "--lesions", 3).stderr
+    call("synthesize", tmp_path / "heads", "--kind", "heads", "--cases", 4)
+    assert "--intensities is for layout wmh" in call("datalist", tmp_path / "heads", "--intensities").stderr
 
 
 def test_a_bad_data_set_is_one_message(tmp_path: Path) -> None:
@@ -100,7 +128,10 @@ def test_a_bad_data_set_is_one_message(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "training: 2 cases")
     assert call("datalist", tmp_path / "nowhere").exit_code == 2
     result = call("datalist", tmp_path / "phantoms", "--fold", 0)
-    assert result.stderr == "error: --fold and --folds are for heads, that is layout nfbs, bids, volumes\n"
+    assert (
+        result.stderr
+        == "error: --fold and --folds are for volumes, that is layout nfbs, bids, volumes, wmh, channels, lesions\n"
+    )
     assert "expected a folder" in call("datalist", "").stderr
     result = call("datalist", tmp_path)
     assert all(name in result.stderr for name in ("isic2017:", "nfbs:", "bids:", "did you mean"))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import runpy
 from pathlib import Path
+from pydoc import locate
 
 import pytest
+import yaml
 
 import monai_lossext.data
 import monai_lossext.engines
 import monai_lossext.handlers
 import monai_lossext.losses
 import monai_lossext.transforms
+from monai_lossext.advice.rules import RULES
 from monai_lossext.losses import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,15 +28,61 @@ PAGES = [
     *ROOT.glob("docs/reports/*.md"),
     *ROOT.glob("bundles/*/docs/*.md"),
 ]
+BLOCKS = re.MULTILINE | re.DOTALL
+NOTEBOOKS = sorted(ROOT.glob("docs/notebooks/*.ipynb"))
 
 
 def test_the_readme_has_the_table_of_the_catalogue():
     assert runpy.run_path(str(ROOT / "docs" / "readme_table.py"))["with_table"](README) == README
+    assert all(f"`{entry.name}`" in README for entry in catalogue())
+    assert len(README.splitlines()) < 130
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_and_hold_what_they_show(notebook, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    import run_notebooks
+
+    found = run_notebooks.run(notebook)
+    stored = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    assert [kinds(cell) for cell in found.cells] == [kinds(cell) for cell in stored]
+    assert str([kinds(cell) for cell in stored]).count("image/png") >= 2
+
+
+def kinds(cell):
+    """What a cell printed and drew, by its kinds."""
+    return [sorted(output.get("data", {output.get("name"): ""})) for output in cell.get("outputs", [])]
+
+
+# What the blocks of a page take for granted, so that each can run.
+PREPARED = """
+import torch
+logits = torch.randn(2, 4, 96, 96, 96, requires_grad=True)
+label = torch.randint(0, 4, (2, 1, 96, 96, 96))
+weights, annotated = torch.rand(2, 1, 96, 96, 96), torch.ones(2, 4, dtype=torch.bool)
+mask, classes = weights > 0.5, annotated
+"""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_on_the_pages_runs_and_configs_name_what_there_is(page):
+    names: dict[str, object] = {}
+    exec(PREPARED, names)
+    for language, block in re.findall(r"^```(python|yaml)\n(.*?)^```$", page.read_text(encoding="utf-8"), BLOCKS):
+        if language == "python":
+            exec(block, names)
+        else:
+            yaml.safe_load(block)
+            for target in re.findall(r"_target_: (monai\S*\.\w+)", block):
+                assert locate(target), target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_relative_links_and_pictures_exist(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("generated/"):  # written when the documentation is built, which fails where one is missing
+            continue
         assert (page.parent / target).exists(), f"{page.name} points at {target}"
 
 
@@ -55,3 +106,27 @@ def test_every_public_name_is_in_the_reference():
     for module in (monai_lossext.data, monai_lossext.engines, monai_lossext.handlers, monai_lossext.transforms):
         assert f"automodule:: {module.__name__}" in reference
         assert module.__all__
+
+
+def test_every_argument_of_every_loss_has_its_meaning_on_the_losss_page(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import loss_pages
+
+    for entry in catalogue():
+        rows = {name: meaning for name, _, meaning in loss_pages.arguments(entry)}
+        assert all(len(meaning) > 10 for meaning in rows.values()), (entry.name, rows)
+        page = loss_pages.page(entry, {"soft targets": "told"})
+        assert all(f"| `{name}` |" in page for name in rows)
+        assert "| soft targets | told |" in page
+
+
+def test_the_picture_of_the_rules_names_all_of_their_losses(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import which_loss
+
+    for rule in RULES:
+        for name in (*rule.first, *rule.avoid):
+            assert name.removesuffix("Loss") in which_loss.chart()
+            assert name.removesuffix("Loss") in which_loss.table()
+        assert rule.when.split()[0] in which_loss.chart()
+    assert which_loss.table().count("\n") == 2 + len(RULES)

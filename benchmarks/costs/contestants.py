@@ -159,6 +159,7 @@ COUNTERPARTS: dict[str, dict[str, Build]] = {
     "LovaszSoftmaxLoss": {"kornia lovasz_softmax_loss": kornia_labels(kornia.losses.lovasz_softmax_loss)},
     "LovaszHingeLoss": {"kornia lovasz_hinge_loss": kornia_lovasz_hinge},
     "MatthewsCorrelationLoss": {"MONAI MCCLoss": monai_loss("MCCLoss")},
+    "SkeletonRecallLoss": {"MONAI SoftclDiceLoss": monai_loss("SoftclDiceLoss")},
     "BoundaryDistanceLoss": {"MONAI BoundaryLoss": monai_loss("BoundaryLoss")},
     "HausdorffDistanceLoss": {"MONAI HausdorffDTLoss": monai_loss("HausdorffDTLoss", include_background=True)},
     "HausdorffERLoss": {"kornia HausdorffERLoss": kornia_hausdorff},
@@ -190,6 +191,6 @@ def contestants(name: str, case: Case, label: Tensor, compiled: bool = False) ->
     return {contestant: loss for contestant, loss in found.items() if loss is not None}
 
 
-def step(loss: Loss, logits: Tensor, label: Tensor) -> Callable[[], Any]:
+def step(loss: Loss, logits: Tensor, *others: Any) -> Callable[[], Any]:
     """Return the call that is measured: the value of a loss and its gradient."""
-    return lambda: torch.autograd.grad(loss(logits, label), logits)
+    return lambda: torch.autograd.grad(loss(logits, *others), logits)

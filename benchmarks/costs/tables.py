@@ -65,12 +65,15 @@ def shown(size: str) -> str:
 
 def environment(here: Mapping[str, Any]) -> str:
     """Return what the numbers were measured with."""
-    versions = ", ".join(f"{package} {number}" for package, number in here["versions"].items() if number)
     missing = "" if here["versions"]["nnunetv2"] else " nnU-Net was not installed: its columns are left out."
-    machine = f"{here['cpu']} ({here['instructions']}), {here['cores']} cores, {here['memory']}, {here['system']}"
-    return marked(
-        "environment", f"{machine}; {here['threads']} thread(s), Python {here['python']}, {versions}.{missing}"
-    )
+    return marked("environment", machine(here) + missing)
+
+
+def machine(here: Mapping[str, Any]) -> str:
+    """Return machine and versions in a sentence."""
+    versions = ", ".join(f"{package} {number}" for package, number in here["versions"].items() if number)
+    where = f"{here['cpu']} ({here['instructions']}), {here['cores']} cores, {here['memory']}, {here['system']}"
+    return f"{where}; {here['threads']} thread(s), Python {here['python']}, {versions}."
 
 
 def group(title: str, rows: Sequence[Row], sizes: Sequence[str]) -> Iterator[str]:

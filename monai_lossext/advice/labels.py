@@ -13,17 +13,28 @@ from PIL import Image
 
 from monai_lossext.data.datalists import Datalist, DatalistError
 from monai_lossext.data.layouts import read_layout
+from monai_lossext.data.lesion_layouts import LESION_LAYOUTS
 from monai_lossext.data.picture_layouts import SKIN_LESION_LAYOUTS
-from monai_lossext.data.pictures import SUFFIXES as PICTURE_SUFFIXES
-from monai_lossext.data.pictures import binary_mask, grey_values
+from monai_lossext.data.pictures import (
+    GREY_SPREAD,
+    SMALLEST_WHITE,
+    fills_areas,
+    has_soft_border,
+    mask_values,
+    shown,
+)
 from monai_lossext.data.volume_layouts import HEAD_LAYOUTS
-from monai_lossext.data.volumes import SUFFIXES as VOLUME_SUFFIXES
-from monai_lossext.data.volumes import read_grid, read_voxels
+from monai_lossext.scripts.files import reason
+from monai_lossext.scripts.picture_files import SUFFIXES as PICTURE_SUFFIXES
+from monai_lossext.scripts.volume_files import SUFFIXES as VOLUME_SUFFIXES
+from monai_lossext.scripts.volume_files import as_whole, read_grid, read_voxels, suffix_of
 
 LABEL_FOLDERS = ("labels", "labelsTr", "masks")
 WORDS = ("lesions", "lesion", "mask", "seg", "segmentation", "label", "labels", "gt")
 LABEL_ENDINGS = tuple(f"_{word}" for word in WORDS)
 MOST_CLASSES = 255  # a label with more values than that is an image
+COLOUR = 1 << 24  # plus red, green and blue: the number of a class that a picture shows by its colour
+MOST_COLOURS = 64  # of a picture whose colours are classes; soft borders and JPEG make more
 
 
 class Labels(NamedTuple):
@@ -37,7 +48,7 @@ class Labels(NamedTuple):
 class Label(NamedTuple):
     """One label as it was read."""
 
-    classes: NDArray[np.int64]  # (*S), 0 is the background
+    classes: NDArray[np.int64]  # (*S), 0 is the background; from COLOUR on they are colours
     spacing: tuple[float, ...]  # mm a voxel; 1 a pixel of a picture, which has none
 
 
@@ -87,7 +98,7 @@ def _listed(file: Path) -> tuple[str, list[Path]]:
 
 def _in_folder(folder: Path) -> Labels:
     try:
-        name, datalist = read_layout(folder, SKIN_LESION_LAYOUTS | HEAD_LAYOUTS)
+        name, datalist = read_layout(folder, SKIN_LESION_LAYOUTS | LESION_LAYOUTS | HEAD_LAYOUTS)
         part, items = _training(datalist)
         return Labels([Path(item["label"]) for item in items], name, part)
     except DatalistError as unknown:
@@ -118,36 +129,80 @@ def _label_like(files: Iterable[Path], endings: tuple[str, ...]) -> list[Path]:
     return sorted(found)
 
 
+def _colours(picture: Image.Image) -> NDArray[np.int64] | None:
+    """Read a picture (H, W) of three channels by its colours; None where it is grey or has a palette."""
+    if picture.mode in ("P", "PA") or len(picture.getbands()) < 3:
+        return None
+    channels = np.asarray(picture.convert("RGB"), np.int64)
+    packed = channels @ (1 << 16, 1 << 8, 1)
+    found = np.unique(packed)
+    if np.ptp(channels, axis=2).max() <= GREY_SPREAD:
+        return None
+    if len(found) > MOST_COLOURS:
+        raise ValueError(
+            f"it has {len(found)} colours; expected grey levels, or one colour a class, with hard borders and no JPEG"
+        )
+    return np.where(packed, packed + COLOUR, 0)
+
+
 def is_volume_file(file: Path) -> bool:
     """Tell a volume from a picture by its name."""
-    return file.name.lower().endswith(VOLUME_SUFFIXES)
+    return bool(suffix_of(file))
 
 
 def read_label(file: Path) -> Label:
-    """Read a label as classes: volumes as they are, pictures of two values or with soft borders as 0 and 1.
+    """Read a label as classes: volumes as they are; pictures as :func:`classes_of_picture` does.
 
     Raises:
         DatalistError: the file cannot be read, or its values are no classes.
     """
     try:
         if is_volume_file(file):
-            values = read_voxels(file)
-            spacing = tuple(np.linalg.norm(read_grid(file).affine[:3, :3], axis=0).round(4).tolist())
+            grid = read_grid(file)
+            if problem := grid.problem:
+                raise ValueError(f"it {problem}")
+            values = as_whole(read_voxels(file))
+            spacing = tuple(np.linalg.norm(grid.affine[:3, :3], axis=0).round(4).tolist())
         else:
             with Image.open(file) as picture:
-                values = grey_values(picture)
-                few = np.unique(values)
-                if few.size == 2 or few.max() > 32:  # black and white, or soft borders: not the numbers of classes
-                    values = np.asarray(binary_mask(picture))
+                values = classes_of_picture(picture)
             spacing = (1.0, 1.0)
     except Exception as error:  # readers raise errors of many kinds for broken files
-        raise DatalistError(f"{file}: cannot be read as a label: {error}") from error
+        raise DatalistError(f"{file}: cannot be read as a label: {reason(error)}") from error
     if values.ndim != len(spacing):
         raise DatalistError(f"{file}: expected {len(spacing)} dimensions, got {values.ndim}")
     classes = np.rint(values).astype(np.int64)
-    if not np.array_equal(classes, values) or classes.min() < 0 or classes.max() > MOST_CLASSES:
+    limit = classes.max() if values.dtype == np.int64 and classes.max() >= COLOUR else MOST_CLASSES
+    if not np.array_equal(classes, values) or classes.min() < 0 or classes.max() > limit:
         raise DatalistError(
-            f"{file}: expected whole numbers from 0 to {MOST_CLASSES} as classes, got values from {values.min()} to"
-            f" {values.max()}"
+            f"{file}: expected whole numbers from 0 to {MOST_CLASSES} as classes, got {shown(np.unique(values))}"
         )
     return Label(classes, spacing)
+
+
+def classes_of_picture(picture: Image.Image) -> NDArray[np.generic]:
+    """Read a label picture (H, W) as classes.
+
+    Palettes show the numbers of classes. Colours are classes by themselves, the same in every picture, and black is the
+    background. Grey levels are the numbers of classes where all are below 64, or where they fill areas; black and
+    white, and white with a soft border, are 0 and 1.
+
+    Raises:
+        ValueError: grey levels that are neither, as those of a blurred mask or of a photograph; more colours than
+            classes have.
+    """
+    if (colours := _colours(picture)) is not None:
+        return colours
+    values, classes = mask_values(picture)
+    levels = np.unique(values)
+    if classes or levels[-1] < SMALLEST_WHITE:
+        return values
+    jpeg = picture.format == "JPEG"
+    if len(levels) <= 2 or has_soft_border(values, jpeg):
+        return np.asarray(values > levels[-1] / 2, np.uint8)
+    if jpeg or not fills_areas(values):
+        raise ValueError(
+            f"it has {len(levels)} grey levels ({shown(levels)}), which neither fill areas, as classes do, nor lie at"
+            " edges alone, as those of a soft border do"
+        )
+    return values

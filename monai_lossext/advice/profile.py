@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from monai_lossext.advice.labels import is_volume_file, read_label
+from monai_lossext.advice.labels import COLOUR, is_volume_file, read_label
 from monai_lossext.data.datalists import DatalistError
 from monai_lossext.data.parallel import map_in_threads
+
+IGNORED = 255  # beside other classes: voxels that do not count, as in many data sets
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,16 @@ class CaseShape:
 
     Attributes:
         voxels: of the whole image.
-        of_class: voxels of each class that is present, without the background.
-        objects: sizes in voxels of the connected components of each class (also diagonally), largest first.
-        border: voxels of objects that have a neighbour outside their class, the edge of the image included.
+        of_class: voxels of each class that is present, without the background; colours are numbers from COLOUR on.
+        objects: of each class, sizes in voxels of its connected components (also diagonally), largest first.
+        border: of each class, voxels that have a neighbour outside it, the edge of the image included.
         spacing: mm a voxel.
     """
 
     voxels: int
     of_class: dict[int, int]
-    objects: tuple[int, ...]
-    border: int
+    objects: dict[int, tuple[int, ...]]
+    border: dict[int, int]
     spacing: tuple[float, ...]
 
     @property
@@ -41,23 +43,28 @@ class CaseShape:
 class Profile:
     """A data set's labels in numbers. Medians are over the cases that have an object; NaN where there is none.
 
+    With several classes, what is said of objects and borders is that of the class with which a loss has it hardest: an
+    organ and its tumours are not one kind of object.
+
     Attributes:
         volumes: whether they are volumes; else pictures.
         cases: labels that were read.
-        classes: classes that occur, without the background.
+        classes: classes that occur, without the background; those of colours are counted from 1 on.
         foreground: median share of the image that objects fill.
         prior: share of objects among all voxels of all cases.
         foreground_low: 10 % quantile of the share.
         foreground_high: 90 % quantile.
         empty: share of cases without an object.
         full: share of cases without background.
-        objects: median number of objects of a case.
-        object_voxels: median size of an object.
+        objects: median number of objects of a case, of the class with the most.
+        object_voxels: median size of an object, of the class with the smallest.
         object_size: the same in mm^3 for volumes; in pixels for pictures.
-        several: share of cases with two objects or more.
-        largest_alone: median Dice coefficient, over those cases, of a mask that finds only the largest object.
-        border: median share of an object's voxels that lie on its border.
+        several: share of cases with two objects or more of one class.
+        largest_alone: median Dice coefficient, over those cases and classes, of a mask that finds only the largest.
+        border: median share of an object's voxels that lie on its border, of the class with the largest.
+        ignored: the label of voxels that do not count, which stood beside other classes and was left out; or None.
         class_ratio: voxels of the most frequent class over those of the rarest, over all cases; 1 with one class.
+        colours: of the classes, as "#ff0000", where the labels show them by their colours.
         spacing: median mm a voxel, along each axis; 1 for pictures.
         anisotropy: largest over smallest spacing.
     """
@@ -80,6 +87,8 @@ class Profile:
     class_ratio: float
     spacing: tuple[float, ...]
     anisotropy: float
+    ignored: int | None = None
+    colours: tuple[str, ...] = ()
 
     @property
     def spread(self) -> float:
@@ -99,40 +108,89 @@ def measure(file: Path) -> CaseShape:
     """
     label = read_label(file)
     classes, spacing = label
-    of_class, objects, border = {}, [], 0
+    of_class: dict[int, int] = {}
+    objects: dict[int, tuple[int, ...]] = {}
+    border: dict[int, int] = {}
     everywhere = ndimage.generate_binary_structure(classes.ndim, classes.ndim)
-    for number, box in enumerate(ndimage.find_objects(classes), start=1):
+    numbers = np.arange(classes.max() + 1)
+    if classes.max() >= COLOUR:
+        numbers, classes = np.unique(np.append(classes, 0), return_inverse=True)
+        classes = classes[:-1].reshape(label.classes.shape)
+    for index, box in enumerate(ndimage.find_objects(classes), start=1):
         if box is None:
             continue
-        mask = np.pad(classes[box] == number, 1)
+        number = int(numbers[index])
+        mask = np.pad(classes[box] == index, 1)
         of_class[number] = int(mask.sum())
         components, _ = ndimage.label(mask, everywhere)
-        objects += np.bincount(components.ravel())[1:].tolist()
-        border += of_class[number] - int(ndimage.binary_erosion(mask).sum())
-    return CaseShape(classes.size, of_class, tuple(sorted(objects, reverse=True)), border, spacing)
+        objects[number] = tuple(sorted(np.bincount(components.ravel())[1:].tolist(), reverse=True))
+        border[number] = of_class[number] - int(ndimage.binary_erosion(mask).sum())
+    return CaseShape(classes.size, of_class, objects, border, spacing)
 
 
-def profile_of(files: list[Path], progress: bool | None = None) -> Profile:
-    """Measure all labels of a data set, with a progress bar on a terminal.
+def _without(shape: CaseShape, number: int) -> CaseShape:
+    """A case whose voxels of one class do not count."""
+    return CaseShape(
+        shape.voxels - shape.of_class.get(number, 0),
+        {key: value for key, value in shape.of_class.items() if key != number},
+        {key: value for key, value in shape.objects.items() if key != number},
+        {key: value for key, value in shape.border.items() if key != number},
+        shape.spacing,
+    )
+
+
+def profile_of(files: list[Path], progress: bool | None = None, ignored: int = IGNORED) -> Profile:
+    """Measure all labels of a data set, with a progress bar on a terminal; voxels of an `ignored` label do not count.
 
     Raises:
-        DatalistError: a file is no label, pictures and volumes are mixed, or no label holds an object.
+        DatalistError: files are no labels, of which the message names all; pictures and volumes are mixed; or no label
+            holds an object.
     """
     kinds = {is_volume_file(file) for file in files}
     if len(kinds) != 1:
         raise DatalistError("expected labels that are all pictures or all volumes, and at least one of them")
-    return summarise_shapes(map_in_threads(measure, files, "reading labels", progress), kinds.pop())
+    found = map_in_threads(_measured, files, "reading labels", progress)
+    shapes = [shape for shape in found if isinstance(shape, CaseShape)]
+    if bad := [f"  {error}" for error in found if isinstance(error, DatalistError)]:
+        raise DatalistError("\n".join([f"{len(bad)} of {len(files)} labels cannot be used:", *bad]))
+    return summarise_shapes(shapes, kinds.pop(), ignored)
 
 
-def summarise_shapes(shapes: list[CaseShape], volumes: bool) -> Profile:
+def _measured(file: Path) -> CaseShape | DatalistError:
+    try:
+        return measure(file)
+    except DatalistError as error:
+        return error
+
+
+def summarise_shapes(shapes: list[CaseShape], volumes: bool, ignored: int = IGNORED) -> Profile:
     """Put the measurements of all cases together."""
+    classes = {number for shape in shapes for number in shape.of_class}
+    left_out = ignored in classes and len(classes) > 1
+    if left_out:
+        classes.remove(ignored)
+        shapes = [_without(shape, ignored) for shape in shapes]
+        shapes = [shape for shape in shapes if shape.voxels]
+    colours = sorted(number for number in classes if number >= COLOUR)
+    if colours:
+        _check_colours(shapes, classes)
+        shapes = [_by_order(shape, colours) for shape in shapes]
+        classes = set(range(1, len(colours) + 1))
     filled = [shape for shape in shapes if shape.foreground]
     if not filled:
         raise DatalistError(f"none of the {len(shapes)} labels holds an object: nothing can be learnt from them")
     shares = [shape.foreground / shape.voxels for shape in filled]
-    several = [shape for shape in filled if len(shape.objects) > 1]
-    alone = [2 * shape.objects[0] / (shape.objects[0] + shape.foreground) for shape in several]
-    sizes = [(size, float(np.prod(shape.spacing))) for shape in filled for size in shape.objects]
+    found = [(number, objects) for shape in filled for number, objects in shape.objects.items()]
+    alone = [2 * objects[0] / (objects[0] + sum(objects)) for _, objects in found if len(objects) > 1]
+    several = [shape for shape in filled if max(map(len, shape.objects.values())) > 1]
+    counts = {n: float(np.median([len(objects) for number, objects in found if number == n])) for n in classes}
+    sizes = {n: [size for number, objects in found if number == n for size in objects] for n in classes}
+    smallest = min(classes, key=lambda number: float(np.median(sizes[number])))
+    volumes_of = [size * float(np.prod(shape.spacing)) for shape in filled for size in shape.objects.get(smallest, ())]
+    borders = {
+        n: float(np.median([shape.border[n] / shape.of_class[n] for shape in filled if n in shape.border]))
+        for n in classes
+    }
     of_class: dict[int, int] = {}
     for shape in filled:
         for number, count in shape.of_class.items():
@@ -148,13 +206,43 @@ def summarise_shapes(shapes: list[CaseShape], volumes: bool) -> Profile:
         foreground_high=float(np.quantile(shares, 0.9)),
         empty=1 - len(filled) / len(shapes),
         full=sum(shape.foreground == shape.voxels for shape in shapes) / len(shapes),
-        objects=float(np.median([len(shape.objects) for shape in filled])),
-        object_voxels=float(np.median([size for size, _ in sizes])),
-        object_size=float(np.median([size * voxel for size, voxel in sizes])),
+        objects=max(counts.values()),
+        object_voxels=float(np.median(sizes[smallest])),
+        object_size=float(np.median(volumes_of)),
         several=len(several) / len(filled),
         largest_alone=float(np.median(alone)) if alone else float("nan"),
-        border=float(np.median([shape.border / shape.foreground for shape in filled])),
+        border=max(borders.values()),
         class_ratio=max(of_class.values()) / min(of_class.values()),
         spacing=tuple(spacing.tolist()),
         anisotropy=float(spacing.max() / spacing.min()),
+        ignored=ignored if left_out else None,
+        colours=tuple(map(_named, colours)),
+    )
+
+
+def _named(colour: int) -> str:
+    return f"#{colour - COLOUR:06x}"
+
+
+def _check_colours(shapes: list[CaseShape], classes: set[int]) -> None:
+    """Refuse labels by colours among others, or without black, of which nobody knows what is their background."""
+    if min(classes) < COLOUR:
+        raise DatalistError(
+            f"some labels show classes by colours, such as {_named(max(classes))}, others by numbers, such as"
+            f" {min(classes)}: which belong together cannot be known"
+        )
+    if all(shape.foreground == shape.voxels for shape in shapes):
+        seen = ", ".join(_named(colour) for colour in sorted(classes)[:6])
+        raise DatalistError(f"no label has black pixels, as the background of colours is expected; seen were {seen}")
+
+
+def _by_order(shape: CaseShape, colours: list[int]) -> CaseShape:
+    """A case whose colours are numbers from 1 on."""
+    number = {colour: index for index, colour in enumerate(colours, start=1)}
+    return CaseShape(
+        shape.voxels,
+        {number[key]: value for key, value in shape.of_class.items()},
+        {number[key]: value for key, value in shape.objects.items()},
+        {number[key]: value for key, value in shape.border.items()},
+        shape.spacing,
     )

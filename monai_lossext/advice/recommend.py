@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from monai_lossext.advice.labels import Labels, find_labels
-from monai_lossext.advice.profile import Profile, profile_of
-from monai_lossext.advice.rules import RULES, Rule
+from monai_lossext.advice.profile import IGNORED, Profile, profile_of
+from monai_lossext.advice.rules import COMPACT, RULES, Rule
+from monai_lossext.bundle_folders import bundles_dir
+from monai_lossext.data.lesion_layouts import OTHER_PATHOLOGY
 from monai_lossext.data.volume_layouts import HEAD_LAYOUTS
 from monai_lossext.losses import catalogue
 
@@ -56,7 +58,7 @@ def recommend(source: str | Path, progress: bool | None = None) -> Recommendatio
         DatalistError: there are no labels, or one of them cannot be read; the message names the file.
     """
     labels = find_labels(Path(source).expanduser().absolute())
-    profile = profile_of(labels.files, progress)
+    profile = profile_of(labels.files, progress, OTHER_PATHOLOGY if labels.layout == "wmh" else IGNORED)
     return Recommendation(labels, profile, *advise(profile))
 
 
@@ -75,13 +77,19 @@ def advise(profile: Profile) -> tuple[list[Advice], list[Advice]]:
     return list(first.values()), list(avoid.values())
 
 
-def choose_bundle(recommendation: Recommendation) -> str:
-    """Name the bundle of this package that is nearest to the data."""
+def choose_bundle(recommendation: Recommendation) -> Path | None:
+    """Find the bundle of this package that is nearest to the data; None where it has none of that kind."""
     profile = recommendation.profile
-    if not profile.volumes:
-        return "bundles/skin_lesion_segmentation"
-    brains = recommendation.labels.layout in HEAD_LAYOUTS and profile.objects == 1 and profile.foreground > 0.02
-    return "bundles/skull_stripping_3d" if brains else "bundles/white_matter_lesion_3d"
+    if len(profile.classes) > 1:
+        return None  # all of them tell one class from the background
+    if not profile.volumes and profile.border > COMPACT:
+        return None  # vessels and cells would be lost in its small pictures
+    name = "skin_lesion_segmentation"
+    if profile.volumes:
+        brains = recommendation.labels.layout in HEAD_LAYOUTS and profile.objects == 1 and profile.foreground > 0.02
+        name = "skull_stripping_3d" if brains else "white_matter_lesion_3d"
+    bundle = bundles_dir() / name
+    return bundle if (bundle / "configs" / "train.yaml").is_file() else None
 
 
 def study_file(recommendation: Recommendation, source: str | Path, bundle: str | Path | None = None) -> str:
@@ -95,19 +103,18 @@ def study_file(recommendation: Recommendation, source: str | Path, bundle: str |
     Returns:
         A study file for ``python -m monai_lossext compare``. A loss for which the bundle has no overlay is written out.
     """
-    bundle = Path(bundle or choose_bundle(recommendation))
-    overlays = {path.stem for path in (bundle / "configs" / "loss").glob("*.yaml")}
+    chosen = Path(bundle).absolute() if bundle else choose_bundle(recommendation)
+    overlays = {path.stem for path in (chosen / "configs" / "loss").glob("*.yaml")} if chosen else set()
     entries = {entry.name: entry for entry in catalogue()}
     names = list(dict.fromkeys([*(advice.loss for advice in recommendation.first), BASELINE]))
     losses: list[Any] = [
-        {"name": name, **entries[name].config} if overlays and entries[name].overlay not in overlays else name
-        for name in names
+        {"name": name, **entries[name].config} if entries[name].overlay not in overlays else name for name in names
     ]
     folder = Path(source).expanduser().absolute()
     if folder.is_file():
         folder = folder.parent
     study = {
-        "bundle": bundle.as_posix(),
+        **({"bundle": str(chosen)} if chosen else {}),
         "losses": losses,
         "dataset_dir": str(folder),
         "output": "study",
@@ -116,8 +123,10 @@ def study_file(recommendation: Recommendation, source: str | Path, bundle: str |
     comments = [f"{advice.loss}: {advice.property}" for advice in recommendation.first]
     if recommendation.labels.layout in ("datalist", "labels"):
         comments.append("dataset_dir: the folder of the data set, in a layout that the bundle reads")
-    if not (bundle / "configs").is_dir():
-        comments.append("bundle: not found from here; the folder of the bundle to train")
+    if chosen is None:
+        comments.append(
+            "bundle: is missing; the folder of the bundle to train, this package has none for such data here"
+        )
     # A comment ends with its line, whatever a name holds.
     lines = [f"# {' '.join(comment.split())}" for comment in comments]
     return "\n".join([*lines, yaml.safe_dump(study, sort_keys=False, allow_unicode=True)])

@@ -17,6 +17,10 @@ CAUTION = (
     "This is where to begin, not what is best: published results rarely carry over to other data, and few of them were"
     " tested. The study below decides it on yours."
 )
+FEW = 50
+UNSTABLE = (
+    "quantiles and shares change from one choice of cases to the next, and with them what is to be left for later."
+)
 
 
 def show(recommendation: Recommendation, console: Console) -> None:
@@ -30,6 +34,8 @@ def show(recommendation: Recommendation, console: Console) -> None:
     console.print(table)
     _list("Try first", recommendation.first, console)
     _list("Leave for later", recommendation.avoid, console)
+    if profile.cases < FEW:
+        console.print(f"\nOnly {profile.cases} labels were read: with fewer than {FEW}, {UNSTABLE}", highlight=False)
     console.print(f"\n{CAUTION}\n", highlight=False)
 
 
@@ -38,7 +44,7 @@ def described(profile: Profile) -> list[tuple[str, str]]:
     unit = "mm³" if profile.volumes else "pixels"
     low, high = percent(profile.foreground_low), percent(profile.foreground_high)
     rows = [
-        ("classes", ", ".join(map(str, profile.classes))),
+        ("classes", ", ".join(profile.colours or map(str, profile.classes))),
         ("objects fill", f"{percent(profile.foreground)} of the image (median; 10 to 90 % quantile {low} to {high})"),
         ("all voxels", f"{percent(profile.prior)} are objects"),
         ("empty, full cases", f"{percent(profile.empty)}, {percent(profile.full)}"),
@@ -46,6 +52,8 @@ def described(profile: Profile) -> list[tuple[str, str]]:
         ("size of an object", f"{profile.object_voxels:.0f} voxels, {profile.object_size:.4g} {unit} (median)"),
         ("on the border", f"{percent(profile.border)} of an object's voxels (median)"),
     ]
+    if profile.ignored is not None:
+        rows.append(("left out", f"voxels of the label {profile.ignored}, which stands beside other classes"))
     if len(profile.classes) > 1:
         rows.append(("largest to rarest class", f"{profile.class_ratio:.3g} : 1"))
     if profile.volumes:

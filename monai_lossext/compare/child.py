@@ -1,8 +1,9 @@
 """The process of a run: ``python -m monai_lossext.compare.child FOLDER STAGE PYTHON_ARGUMENTS...``.
 
-It does what ``python PYTHON_ARGUMENTS...`` does, and three things more. It ends when its parent ends, however that is
+It does what ``python PYTHON_ARGUMENTS...`` does, and four things more. It ends when its parent ends, however that is
 killed: its standard input is a pipe that nobody but the parent holds open. It keeps the run's folder locked as long as
-it lives, so that there are never two at work in it. It adds to `environment.json` what it runs with.
+it lives, so that there are never two at work in it. It adds to `environment.json` what it runs with. It fails when
+the best weights are not finite.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import runpy
 import socket
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -48,6 +50,19 @@ def main() -> None:
         else:
             sys.argv = arguments
             runpy.run_path(arguments[0], run_name="__main__")
+        if stage == "training":
+            _refuse_weights_that_are_not_finite(Path(folder) / "models" / "best.pt")
+
+
+def _refuse_weights_that_are_not_finite(path: Path) -> None:
+    torch = sys.modules.get("torch")  # who trained has it
+    if torch is None or not zipfile.is_zipfile(path):
+        return
+    from monai_lossext.scripts.weights import not_finite
+
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    if isinstance(weights, dict) and (name := not_finite(weights)):
+        sys.exit(f"the weights are not finite: {name} in {path.name} holds NaN or infinity")
 
 
 def _end_with_parent() -> None:

@@ -6,12 +6,14 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -21,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monai_lossext.compare.conclusions import format_p
-from monai_lossext.compare.metrics import FOREGROUND, TESTED, higher_is_better, metric_name
+from monai_lossext.compare.metrics import FOREGROUND, higher_is_better, metric_name
+from monai_lossext.compare.plan import safe_name
 from monai_lossext.compare.results import Results
 from monai_lossext.compare.statistics import Comparison, bandwidth, case_scores, density, size_bins
 from monai_lossext.compare.volumes import axial_slices, is_volume
@@ -33,8 +36,17 @@ from monai_lossext.text import printable
 COLOURS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd")
 LINES = ("-", "--", ":", "-.")
 VERDICTS = ("#f6b26b", "#ececec", "#9cc4ea")  # worse, not shown to differ, better
+MOST_PAIRS = 15
+NUMBERS = 14  # losses up to which a matrix has room for numbers
 WIDTH = 5.4  # inches: letters of 9 points are still readable on a phone
+# Fonts that have what the first one has not; those of them that are installed are used.
+FONTS = (
+    *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans SC", "WenQuanYi Zen Hei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS"),
+)
+INSTALLED = [name for name in FONTS if name in {font.name for font in font_manager.fontManager.ttflist}]
 STYLE: dict[Any, Any] = {
+    "font.family": INSTALLED,
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -59,16 +71,83 @@ class Picture:
     @matplotlib.rc_context(STYLE)  # labels of ticks are made only now
     def png(self) -> bytes:
         """Draw the figure."""
+        return self._drawn("png")
+
+    @matplotlib.rc_context(STYLE | {"svg.hashsalt": "", "svg.fonttype": "none"})
+    def svg(self) -> bytes:
+        """Draw the figure with lines and letters, to be set in any size and changed."""
+        return self._drawn("svg", metadata={"Date": None})
+
+    def _drawn(self, kind: str, **options: Any) -> bytes:
         stream = io.BytesIO()
-        self.figure.savefig(stream, format="png", dpi=160, bbox_inches="tight")
+        self.figure.savefig(stream, format=kind, dpi=160, bbox_inches="tight", **options)
         return stream.getvalue()
+
+
+@matplotlib.rc_context(STYLE)
+def forest_plot(results: Results) -> Picture:
+    """Draw the mean difference of pairs of losses with its interval, largest first, and that of each seed as a point.
+
+    All pairs, or those with the baseline where there are more than MOST_PAIRS. With one training each the intervals are
+    those of the trained networks, over the cases.
+    """
+    pairs, counted = results.comparisons, results.counts_trainings
+    baseline = results.study.label(results.study.baseline)
+    if len(pairs) > MOST_PAIRS and (with_baseline := [p for p in pairs if baseline in (p.first, p.second)]):
+        pairs = with_baseline
+    pairs = sorted(pairs, key=lambda pair: -abs(pair.difference if counted else pair.shift))
+    means = {
+        loss: rows.groupby("seed")[results.primary].mean() for loss, rows in results.cases.groupby("loss", sort=False)
+    }
+    figure = Figure(figsize=(WIDTH, 0.42 * len(pairs) + 1.0), layout="constrained")
+    axes = figure.subplots()
+    told = []
+    for place, pair in enumerate(pairs):
+        better, other = _order(pair, counted)
+        sign = 1 if better == pair.first else -1
+        ends = (pair.low, pair.high) if counted else (pair.shift_low, pair.shift_high)
+        middle = sign * (pair.difference if counted else pair.shift)
+        low, high = sorted((sign * ends[0], sign * ends[1]))
+        shown = pair.significant if counted else pair.networks_differ
+        colour = COLOURS[0] if shown else COLOURS[8]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot(middle, place, marker="s", color=colour, markersize=6)
+        if counted:
+            single = (means[better] - means[other]).dropna()
+            axes.plot(single, [place + 0.24] * len(single), ".", color="black", markersize=4)
+        told.append(f"{better} over {other} {middle:+.4f} ({low:+.4f} to {high:+.4f})")
+    axes.axvline(0, color="black", linewidth=0.8)
+    if results.study.margin is not None:
+        axes.axvspan(-results.study.margin, results.study.margin, color="#e4e4e4", zorder=0)
+    orders = [_order(pair, counted) for pair in pairs]
+    names = [f"{_short(better, 26)}\n over {_short(worse, 26)}" for better, worse in orders]
+    axes.set_yticks(range(len(pairs)), names, fontsize=8 if len(pairs) <= 12 else 6.5)
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"difference in the {metric_name(results.primary)}")
+    if counted:
+        what = "Mean differences with 95 % intervals over cases and trainings, all pairs together; points: single seeds"
+    else:
+        what = "Shifts between the trained networks (not the losses, trained once each) with intervals over the cases"
+    margin = " Grey: the margin." if results.study.margin is not None else ""
+    few = "" if len(pairs) == len(results.comparisons) else f" Pairs with {baseline}; the table has all."
+    caption = f"{what}. Blue: the interval leaves out 0.{margin}{few}"
+    return Picture("differences", caption, f"Differences of pairs: {'; '.join(told)}.", figure)
+
+
+def _order(pair: Comparison, counted: bool) -> tuple[str, str]:
+    """The better one of a pair, or of its networks, and the other."""
+    better = pair.better if counted else pair.network_better
+    return better, pair.second if better == pair.first else pair.first
 
 
 @matplotlib.rc_context(STYLE)
 def learning_curves(results: Results) -> Picture:
     """Draw the validation scores of every training, epoch by epoch."""
     histories, style = results.histories, _line_styles(results)
-    columns = sorted((name for name in histories if name.startswith("val_")), key=lambda name: name != f"val_{TESTED}")
+    columns = sorted(
+        (name for name in histories if name.startswith("val_")), key=lambda name: name != f"val_{results.primary}"
+    )
     figure = Figure(figsize=(WIDTH, 2.1 * len(columns) + 0.3 * ceil(len(style) / 2)), layout="constrained")
     panels = figure.subplots(len(columns), 1, sharex=True, squeeze=False)[:, 0]
     for axes, column in zip(panels, columns, strict=True):
@@ -78,10 +157,14 @@ def learning_curves(results: Results) -> Picture:
     panels[-1].set_xlabel("epoch")
     handles = [Line2D([], [], **style[loss], label=_short(loss)) for loss in results.losses]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    best = histories.groupby("loss")[f"val_{TESTED}"].max()
+    primary = columns[0]  # that of the primary metric where there is one
+    best = histories.groupby("loss")[primary].max()
     alt = "; ".join(f"{loss} at most {best[loss]:.3f}" for loss in results.losses)
-    caption = "Validation scores after every epoch. The weights of the best epoch are the ones that are compared."
-    alt = f"Curves of validation scores. Mean {metric_name(TESTED)}: {alt}."
+    caption = (
+        "Validation scores after every epoch: the mean of a loss's trainings, and a band from lowest to highest."
+        " The weights of the best epoch are the ones that are compared."
+    )
+    alt = f"Curves of validation scores. Mean {metric_name(primary.removeprefix('val_'))}: {alt}."
     return Picture("learning-curves", caption, alt, figure)
 
 
@@ -107,10 +190,12 @@ def loss_curves(results: Results) -> Picture:
 
 
 def _curves(axes: Axes, histories: pd.DataFrame, column: str, style: dict[str, Any]) -> None:
-    """Draw a line per training; an epoch that was not validated has no value."""
-    runs = [name for name in ("fold", "seed") if name in histories]
-    for _, curve in histories.dropna(subset=column).groupby(runs):
-        axes.plot(curve["epoch"], curve[column], marker="o" if len(curve) < 4 else "", markersize=3, **style)
+    """Draw the mean of the trainings and a band from the lowest to the highest, of epochs that were validated."""
+    curves = histories.dropna(subset=column).groupby("epoch")[column].agg(["mean", "min", "max", "count"])
+    marker = "o" if len(curves) < 4 else ""
+    axes.plot(curves.index, curves["mean"], marker=marker, markersize=3, **style)
+    if (curves["count"] > 1).any():
+        axes.fill_between(curves.index, curves["min"], curves["max"], color=style["color"], alpha=0.2, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", integer=True))
 
 
@@ -172,19 +257,24 @@ def density_plot(results: Results, metric: str) -> Picture:
 
 @matplotlib.rc_context(STYLE)
 def significance_matrix(results: Results) -> Picture:
-    """Draw the verdict on every pair of losses: is the row's loss better or worse than the column's?"""
-    losses = results.losses
+    """Draw the verdict on every pair of losses, or of networks where each was trained once."""
+    losses, counted = results.losses, results.counts_trainings
     size = len(losses)
-    figure = Figure(figsize=(WIDTH, min(WIDTH, 0.42 * size + 1.6)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, min(1.1 * WIDTH, 0.42 * size + 1.6)), layout="constrained")
     axes = figure.subplots()
-    verdicts, texts = np.zeros((size, size)), {}
+    verdicts, texts, shown = np.zeros((size, size)), {}, []
     for pair in results.comparisons:
+        differs = pair.significant if counted else pair.networks_differ
+        better = pair.better if counted else pair.network_better
+        p = format_p(pair.p if counted else pair.p_holm).removeprefix("= ").replace(" ", "")
+        if differs:
+            shown.append(f"{better} better than {pair.second if better == pair.first else pair.first}")
         for here, there in ((pair.first, pair.second), (pair.second, pair.first)):
             row, column = losses.index(here), losses.index(there)
-            verdicts[row, column] = (1 if pair.better == here else -1) if pair.significant else 0
+            verdicts[row, column] = (1 if better == here else -1) if differs else 0
             sign = {1: "▲", -1: "▼", 0: ""}[int(verdicts[row, column])]
             gap = sign and (" " if size <= 6 else "\n")  # in narrow cells the number stands below
-            texts[row, column] = sign + gap + format_p(pair.p_holm).removeprefix("= ").replace(" ", "")
+            texts[row, column] = sign + gap + p if size <= NUMBERS else sign
     axes.imshow(verdicts, cmap=ListedColormap(VERDICTS), vmin=-1, vmax=1, aspect="auto")
     letters = 8 if size <= 6 else 6.5 if size <= 10 else 5
     for (row, column), text in texts.items():
@@ -192,25 +282,26 @@ def significance_matrix(results: Results) -> Picture:
     for place in range(size):
         axes.text(place, place, "–", ha="center", va="center", fontsize=letters)
     names = [_short(loss, 24) for loss in losses]
-    axes.set_xticks(range(size), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(size), names)
+    small = 9 if size <= NUMBERS else max(4.5, 150 / size)
+    turned = {"rotation": 35} if size <= NUMBERS else {"rotation": 90, "va": "center"}
+    axes.set_xticks(range(size), names, ha="right", rotation_mode="anchor", fontsize=small, **turned)
+    axes.set_yticks(range(size), names, fontsize=small)
     axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
     axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
     axes.grid(visible=False)
-    axes.grid(which="minor", color="white", linewidth=2)
+    axes.grid(which="minor", color="white", linewidth=2 if size <= NUMBERS else 1)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    shown = [f"{pair.better} better than {_other(pair)}" for pair in results.comparisons if pair.significant]
-    alt = "; ".join(shown) or "no pair differs"
+    what = "loss" if counted else "trained network (not the loss, which was trained once)"
     caption = (
-        f"{metric_name(TESTED)} of every pair: the row's loss is better (blue, ▲) or worse (orange, ▼) than the"
-        " column's, or no difference was shown (grey). The numbers are p-values after Holm's correction."
+        f"{metric_name(results.primary)} of every pair: the row's {what} is better (blue, ▲) or worse (orange, ▼) than"
+        " the column's, or no difference was shown (grey)."
+        + (" The numbers are p-values, corrected for the number of pairs," if size <= NUMBERS else " The test is")
+        + (" over cases and trainings." if counted else " over the cases.")
     )
-    return Picture("significance", caption, f"Matrix of the tests of all pairs of losses: {alt}.", figure)
-
-
-def _other(pair: Comparison) -> str:
-    return pair.second if pair.better == pair.first else pair.first
+    of = "losses" if counted else "trained networks"
+    alt = f"Matrix of the tests of all pairs of {of}: {'; '.join(shown) or 'no pair differs'}."
+    return Picture("significance", caption, alt, figure)
 
 
 @matplotlib.rc_context(STYLE)
@@ -242,7 +333,7 @@ def overlays(results: Results) -> Iterator[Picture]:
     Raises:
         OSError: a picture or mask is no longer where it was.
     """
-    scores = case_scores(results.cases, TESTED)[results.losses].dropna()
+    scores = case_scores(results.cases, results.primary)[results.losses].dropna()
     if scores.empty:
         return
     ranking = scores.mean(axis=1).sort_values(ascending=False, kind="stable").index
@@ -255,11 +346,11 @@ def overlays(results: Results) -> Iterator[Picture]:
         "worst": "Worst case by the mean over the losses",
         "disputed": "Case in which the losses differ most",
     }
-    name = metric_name(TESTED)
+    name = metric_name(results.primary)
     for kind, case in chosen.items():
         rows = results.cases[results.cases["case"] == case]
         first = rows.drop_duplicates("loss").set_index("loss")
-        listed = "; ".join(f"{loss} {first.loc[loss, TESTED]:.3f}" for loss in results.losses)
+        listed = "; ".join(f"{loss} {first.loc[loss, results.primary]:.3f}" for loss in results.losses)
         caption = f"{explain[kind]}: {case}. Reference in white, prediction in colour, {name} above."
         if len(rows) > len(first):
             caption += " Each loss's first training is shown, with its own score."
@@ -269,7 +360,7 @@ def overlays(results: Results) -> Iterator[Picture]:
 
 @matplotlib.rc_context(STYLE)
 def _outlines(results: Results, rows: pd.DataFrame) -> Figure:
-    values = rows[TESTED]
+    values = rows[results.primary]
     style = _line_styles(results)
     if is_volume(rows["label"].iloc[0]):
         picture, reference, masks = axial_slices(rows["image"].iloc[0], rows["label"].iloc[0], rows["mask"])
@@ -326,8 +417,15 @@ def _line_styles(results: Results) -> dict[str, dict[str, Any]]:
     return {label: styles[label] for label in results.losses}
 
 
+@lru_cache
+def can_be_drawn(label: str) -> bool:
+    """Whether a font of this machine has every character of a name."""
+    fonts = [font_manager.get_font(font_manager.findfont(name)).get_charmap() for name in INSTALLED]
+    return all(any(ord(letter) in font for font in fonts) for letter in printable(label))
+
+
 def _short(label: str, length: int = 30) -> str:
-    label = printable(label)
+    label = printable(label) if can_be_drawn(label) else safe_name(label)
     return label if len(label) <= length else f"{label[: length - 1]}…"
 
 

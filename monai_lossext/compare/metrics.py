@@ -19,6 +19,15 @@ METRICS = {
     "hausdorff95_mm": "95 % Hausdorff distance (mm)",
     "hausdorff_px": "Hausdorff distance (pixels)",
     "hausdorff95_px": "95 % Hausdorff distance (pixels)",
+    "nsd_2mm": "Normalised surface distance at 2 mm",
+    "nsd_2px": "Normalised surface distance at 2 pixels",
+    "lesion_f1": "F1 score of the lesions found",
+    "lesion_recall": "Share of the lesions found",
+    "false_lesions": "Lesions that are none",
+    "lesion_dice": "Dice coefficient of each lesion",
+    "ece": "Expected calibration error",
+    "jaccard_tuned": "Jaccard index at the best threshold",
+    "dice_tuned": "Dice coefficient at the best threshold",
     "volume_difference_ml": "Volume difference (ml)",
 }
 TESTED = "jaccard"
@@ -26,7 +35,8 @@ FOREGROUND = (
     "foreground"  # column with the share of a case's voxels that the reference marks; describes, does not score
 )
 BETAS = {"f0.5": 0.5, "f1.5": 1.5, "f2": 2.0}
-LOWER_IS_BETTER = ("hausdorff", "distance", "difference", "error", "loss")
+LOWER_IS_BETTER = ("hausdorff", "distance", "difference", "error", "loss", "false")
+THRESHOLD = "threshold"  # column with the threshold that was best on the validation cases
 
 
 def metric_name(metric: str) -> str:
@@ -37,12 +47,13 @@ def metric_name(metric: str) -> str:
 def higher_is_better(metric: str) -> bool:
     """Tell whether a higher value of a metric is the better one, by the name of its column.
 
-    Lower is better where the name holds "hausdorff", "distance", "difference", "error" or "loss".
+    Lower is better where the name holds "hausdorff", "distance", "difference", "error", "loss" or "false", and for
+    "ece".
 
     >>> higher_is_better("dice"), higher_is_better("hausdorff95_mm"), higher_is_better("surface_distance")
     (True, False, False)
     """
-    return not any(word in metric.lower() for word in LOWER_IS_BETTER)
+    return metric != "ece" and not any(word in metric.lower() for word in LOWER_IS_BETTER)
 
 
 def with_f_scores(cases: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -13,7 +12,10 @@ from typing import Any
 
 import yaml
 
+from monai_lossext.compare.job import Futility
+from monai_lossext.compare.metrics import TESTED
 from monai_lossext.losses import catalogue
+from monai_lossext.text import did_you_mean
 
 # Config values that a study sets itself, which therefore cannot be overridden.
 RESERVED = frozenset(
@@ -104,11 +106,16 @@ class Study:
         skip_bad: leave out unusable cases of the data set instead of refusing it.
         folds: number of folds, each left out once for testing; None: the bundle's own division.
         split_file: names the cases of each part.
+        primary: column of the scores that the findings rest on, chosen before the first training.
+        margin: differences of the primary metric up to this count as none; None: no such margin was chosen.
         metrics: columns of the scores to report; none: all.
         learning_rate: of every training with no rate of its own; None: the bundle's.
         pretraining: what all losses start from, if not from random weights.
         initial_weights: the same, if such a training is there already: its best weights.
+        keep_checkpoints: keep models/last.pt of finished runs, which going on with a run needs.
+        futility: when a training is stopped as hopeless; None: never.
         execution: where the runs are done, which decides nothing else.
+        cases: how many are scored; 0 as long as nobody looked.
     """
 
     bundle: Path
@@ -124,11 +131,26 @@ class Study:
     skip_bad: bool = False
     folds: int | None = None
     split_file: Path | None = None
+    primary: str = TESTED
+    margin: float | None = None
     metrics: tuple[str, ...] = ()
     learning_rate: float | None = None
     pretraining: Pretraining | None = None
     initial_weights: Path | None = None
+    keep_checkpoints: bool = False
+    futility: Futility | None = None
     execution: Execution = Execution()
+    cases: int = 0
+
+    @property
+    def train_config(self) -> Path:
+        """The config of the bundle that trains."""
+        return train_config(self.bundle)
+
+    @property
+    def zoo(self) -> bool:
+        """Whether the bundle is of the model zoo's layout, which :mod:`monai_lossext.compare.zoo` trains and scores."""
+        return is_zoo(self.bundle)
 
     def runs(self) -> list[Run]:
         """Return the trainings to compare, in the order in which they begin: all losses, next fold, next seed."""
@@ -166,7 +188,11 @@ class Study:
             "configs": [str(path) for path in self.configs],
             "overrides": self.overrides,
             "skip_bad": self.skip_bad,
+            "primary": self.primary,
+            "margin": self.margin,
             "metrics": list(self.metrics),
+            "keep_checkpoints": self.keep_checkpoints,
+            "futility": self.futility and vars(self.futility),
             "learning_rate": self.learning_rate,
             "initial_weights": self.initial_weights and str(self.initial_weights),
             "pretraining": pretraining and {key: value for key, value in pretraining.items() if value is not None},
@@ -224,15 +250,17 @@ class Run:
 
     def config_files(self, evaluate: bool) -> list[Path]:
         """Return the bundle's config files, in the order in which they are merged."""
-        configs = self.study.bundle / "configs"
-        if evaluate:
-            return [configs / "train.yaml", *self.study.configs, configs / "evaluate.yaml"]
+        train = self.study.train_config
+        if evaluate and not self.study.zoo:
+            return [train, *self.study.configs, train.with_name("evaluate.yaml")]
         # A protocol may add to whatever the loss is, so it comes after the loss.
-        return [configs / "train.yaml", self.loss.overlay, *self.study.configs]
+        return [train, self.loss.overlay, *self.study.configs]
 
     def config_values(self, evaluate: bool) -> dict[str, Any]:
         """Return the config values that are set beside the files."""
         study = self.study
+        if study.zoo:
+            return self._zoo_values(evaluate)
         if evaluate:
             stage: dict[str, Any] = {"section": study.section}
         else:
@@ -254,10 +282,29 @@ class Run:
         }
         return {key: value for key, value in values.items() if value is not None} | study.overrides
 
+    def _zoo_values(self, evaluate: bool) -> dict[str, Any]:
+        """The same for the model zoo's layout, whose folders have other names and whose data set is in its config."""
+        study, given = self.study, read_config(self.study.train_config)
+        values: dict[str, Any] = {"bundle_root": study.bundle, "run_folder": self.folder, "seed": self.seed}
+        values |= {"section": study.section} if evaluate else {}
+        # A schedule may depend on the same key.
+        named = re.fullmatch(r"@(\w+)", str(given["train"]["trainer"].get("max_epochs")))
+        values[named[1] if named and named[1] in given else "train#trainer#max_epochs"] = self.epochs
+        folders = {
+            "dataset_dir": study.dataset_dir,
+            "data_file_base_dir": study.dataset_dir,
+            "ckpt_dir": self.folder / "models",
+            "output_dir": self.folder / "output",
+            "log_dir": self.folder / "output",
+        }
+        values |= {key: folder for key, folder in folders.items() if key in given}
+        return values | study.overrides
+
     def settings(self) -> dict[str, Any]:
         """Return all that decides the trained weights; a run folder with other settings is never reused."""
         study = self.study
-        shared = [path for path in (study.bundle / "configs").rglob("*.yaml") if path.parent.name != "loss"]
+        files = [path for path in (study.bundle / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json")]
+        shared = [path for path in files if (path.parent.name != "loss" and path.suffix != ".json") or study.zoo]
         contents = [yaml.safe_load(path.read_bytes()) for path in (*sorted(shared), *study.configs)]
         contents.append(self.loss.config or yaml.safe_load(self.loss.overlay.read_bytes()))
         settings = {
@@ -287,6 +334,33 @@ def _digest(contents: Any) -> str:
 @lru_cache
 def _digest_of_file(path: Path, *_changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def train_config(bundle: Path) -> Path:
+    """Return the config of a bundle that trains: train.yaml, or train.json where there is no such file."""
+    names = [bundle / "configs" / f"train.{ending}" for ending in ("yaml", "yml", "json")]
+    return next((path for path in names if path.is_file()), names[0])
+
+
+def is_zoo(bundle: Path) -> bool:
+    """Tell the model zoo's layout, which has train#trainer and validate#evaluator, and no evaluate.yaml of ours."""
+    return not (bundle / "configs" / "evaluate.yaml").is_file() and has_engines(bundle)
+
+
+def has_engines(bundle: Path) -> bool:
+    """Whether a bundle has the trainer and the evaluator that :mod:`monai_lossext.compare.trial` can try."""
+    if not train_config(bundle).is_file():
+        return False
+    given = read_config(train_config(bundle))
+    parts = (given.get(part) for part in ("train", "validate"))
+    trainer, evaluator = (part if isinstance(part, dict) else {} for part in parts)
+    return "trainer" in trainer and "evaluator" in evaluator
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config file, YAML or JSON, which is YAML too."""
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
 
 
 def safe_name(name: str) -> str:
@@ -337,7 +411,7 @@ def choose_losses(
 
 def _choose_loss(item: LossItem, bundle: Path, output: Path | None, key: str) -> LossChoice:
     if isinstance(item, str):
-        return _named_loss(item, bundle, key)
+        return _named_loss(item, bundle, key, output)
     if "_target_" in item:
         config = {name: value for name, value in item.items() if name not in ("name", "learning_rate")}
         label = item.get("name", str(item["_target_"]).rpartition(".")[2])
@@ -358,7 +432,7 @@ def _choose_loss(item: LossItem, bundle: Path, output: Path | None, key: str) ->
         if isinstance(inner, dict):
             # One spelling for the same loss, whose folder then has one name.
             return _choose_loss({**inner, **{k: v for k, v in item.items() if k != "loss"}}, bundle, output, key)
-        loss = _named_loss(inner, bundle, key)
+        loss = _named_loss(inner, bundle, key, output)
         item = {**item, "loss": loss.item}
         if "name" in item:
             loss = replace(loss, label=_label(item["name"], key), key=safe_name(item["name"]))
@@ -371,7 +445,7 @@ def _choose_loss(item: LossItem, bundle: Path, output: Path | None, key: str) ->
     return loss if rate is None else replace(loss, learning_rate=positive_number(rate, f"{key}: learning_rate"))
 
 
-def _named_loss(name: str, bundle: Path, key: str) -> LossChoice:
+def _named_loss(name: str, bundle: Path, key: str, output: Path | None = None) -> LossChoice:
     classes = {entry.name: entry.overlay for entry in catalogue()}
     labels = {overlay: name for name, overlay in classes.items()}
     overlays = {path.stem: path for path in sorted((bundle / "configs" / "loss").glob("*.yaml"))}
@@ -381,6 +455,12 @@ def _named_loss(name: str, bundle: Path, key: str) -> LossChoice:
             raise StudyError(f"{key}: there is no overlay file {name}")
         return LossChoice(safe_name(overlay.stem), _label(overlay.stem, key), overlay, item=str(overlay))
     stem = classes.get(name, name)
+    if stem not in overlays and (not overlays or is_zoo(bundle)):
+        config = _loss_like_the_bundles(name, bundle)
+        if config is not None and output is not None:
+            return LossChoice(
+                safe_name(stem), name, output / "losses" / f"{safe_name(stem)}.yaml", config={"loss": config}, item=name
+            )
     if stem not in overlays:
         known = [*(cls for cls, stem in classes.items() if stem in overlays), *overlays]
         raise StudyError(
@@ -388,6 +468,19 @@ def _named_loss(name: str, bundle: Path, key: str) -> LossChoice:
             f" {', '.join(known)}; or the path of an overlay file (.yaml)."
         )
     return LossChoice(safe_name(stem), _label(labels.get(stem, stem), key), overlays[stem], item=name)
+
+
+def _loss_like_the_bundles(name: str, bundle: Path) -> dict[str, Any] | None:
+    """The config of a loss for a bundle that has no overlays: "bundle", its own, or one of the catalogue."""
+    own = read_config(train_config(bundle)).get("loss")
+    if name == "bundle" and isinstance(own, dict):
+        return own
+    found = next((entry for entry in catalogue() if name in (entry.name, entry.overlay)), None)
+    if found is None or not isinstance(own, dict):
+        return None
+    # What becomes of logits and labels is the bundle's, whatever the loss.
+    shared = ("include_background", "to_onehot_y", "sigmoid", "softmax")
+    return {"_target_": found.target, **{key: own[key] for key in shared if key in own}}
 
 
 def _label(name: Any, key: str) -> str:
@@ -398,13 +491,6 @@ def _label(name: Any, key: str) -> str:
 
 def _shown(item: LossItem) -> str:
     return repr(item) if isinstance(item, str) else json.dumps(item, default=str)
-
-
-def did_you_mean(name: str, known: list[str], before: str = "; ", after: str = "?") -> str:
-    """Return the end of a message about an unknown name: the known one that is closest, or ""."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    words = "Did" if before == " " else "did"
-    return f"{before}{words} you mean {close[0]}{after}" if close else ""
 
 
 def positive_number(value: Any, key: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 import shlex
 from dataclasses import asdict
@@ -11,25 +12,30 @@ from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
+from numpy.typing import NDArray
 
-from monai_lossext.compare.conclusions import findings, format_p, limits, method, ranking
+from monai_lossext.compare.conclusions import findings, format_p, interval, limits, margin_verdict, method, ranking
 from monai_lossext.compare.figures import (
     box_plot,
+    can_be_drawn,
     density_plot,
+    forest_plot,
     learning_curves,
     loss_curves,
     object_size,
     overlays,
     significance_matrix,
 )
-from monai_lossext.compare.metrics import FOREGROUND, TESTED, higher_is_better, metric_name
-from monai_lossext.compare.plan import Study
+from monai_lossext.compare.metrics import FOREGROUND, higher_is_better, metric_name
+from monai_lossext.compare.plan import Study, safe_name
+from monai_lossext.compare.provenance import bibtex, losses, methods_text, settings
 from monai_lossext.compare.results import Results
 from monai_lossext.compare.run import bundle_command
-from monai_lossext.compare.statistics import summarise
+from monai_lossext.compare.statistics import Comparison, summarise, training_means
 from monai_lossext.compare.status import versions
 from monai_lossext.files import replace_file
 from monai_lossext.text import printable
@@ -41,7 +47,8 @@ LEAST_CASES_FOR_SIZES = 20  # fewer than two cases a tenth say nothing about siz
 class SummaryRow(NamedTuple):
     """A loss with mean ± standard error of each metric, and the corrected p-value against the baseline, if any.
 
-    `marks` says of each metric whether the loss is in the "top" group, "inferior" to all others, or "".
+    The p-value is that of the losses, or of their networks where each was trained once. `marks` says of each metric
+    whether the loss is in the "top" group, "inferior" to all others, or "".
     """
 
     loss: str
@@ -51,10 +58,10 @@ class SummaryRow(NamedTuple):
 
 
 def write_report(results: Results) -> Path:
-    """Write the report folder: report.html, report.md, tables as CSV and figures/.
+    """Write the report folder: report.html, report.md, tables as CSV and figures/, the main ones as SVG too.
 
     The tables: cases.csv (every score), summary.csv (a row per loss and metric), comparisons.csv (a row per metric and
-    pair), rankings.csv (a row per metric and loss), bootstrap.csv (a row per metric and pair).
+    pair), rankings.csv (a row per metric and loss).
 
     Returns:
         The path of report.html, which holds its figures and can be sent and opened by itself.
@@ -68,11 +75,14 @@ def write_report(results: Results) -> Path:
     pairs = [*results.comparisons, *results.secondary]
     _write_table(folder / "comparisons.csv", pd.DataFrame([asdict(pair) for pair in pairs]))
     _write_table(folder / "rankings.csv", _rankings_table(results))
-    bootstrap = [ranking.pairs.assign(metric=ranking.metric, n=ranking.n) for ranking in results.rankings]
-    _write_table(folder / "bootstrap.csv", pd.concat(bootstrap) if bootstrap else pd.DataFrame())
 
     notes = []
+    undrawn = [loss.label for loss in study.losses if not can_be_drawn(loss.label)]
+    if undrawn:
+        names = "; ".join(f"{safe_name(label)} is {label}" for label in undrawn)
+        notes.append(f"No font of this machine can draw these names, for which others stand in the figures: {names}.")
     curves = [learning_curves(results), loss_curves(results)]
+    forest = [forest_plot(results)] if results.comparisons else []
     verdicts = [significance_matrix(results)] if results.comparisons else []
     defined = [metric for metric in results.metrics if results.cases[metric].notna().any()]
     distributions = [plot(results, metric) for metric in defined for plot in (box_plot, density_plot)]
@@ -82,23 +92,27 @@ def write_report(results: Results) -> Path:
     elif results.cases["case"].nunique() < LEAST_CASES_FOR_SIZES:
         notes.append(f"Scores by object size are not drawn: that takes {LEAST_CASES_FOR_SIZES} cases or more.")
     else:
-        sizes.append(object_size(results, "dice" if "dice" in defined else TESTED))
+        sizes.append(object_size(results, "dice" if "dice" in defined else results.primary))
     try:
         outlines = list(overlays(results))
     except OSError as error:  # the pictures may have been moved since the training; all else can still be told
         outlines = []
         notes.append(f"The outlines could not be drawn: {error}")
-    data = {picture.name: picture.png() for picture in [*curves, *verdicts, *distributions, *sizes, *outlines]}
-    for name, png in data.items():
-        replace_file(folder / "figures" / f"{name}.png", png)
+    data = {}
+    for picture in [*forest, *verdicts, *curves, *distributions, *sizes, *outlines]:
+        data[picture.name] = picture.png()
+        replace_file(folder / "figures" / f"{picture.name}.png", data[picture.name])
+    vectors = {picture.name: picture.svg() for picture in [*forest, *verdicts, *curves]}
+    for name, svg in vectors.items():
+        replace_file(folder / "figures" / f"{name}.svg", svg)
 
     run = study.runs()[0]
-    means = results.cases.pivot_table(index="loss", columns=results.runs, values=TESTED)
+    means = results.cases.pivot_table(index="loss", columns=results.runs, values=results.primary)
     context = {
         "study": study,
         "results": results,
         "cases": results.cases["case"].nunique(),
-        "tested": metric_name(TESTED),
+        "tested": metric_name(results.primary),
         "start": start(study),
         "rows": summary_rows(results),
         "metric_groups": [
@@ -109,9 +123,18 @@ def write_report(results: Results) -> Path:
         "secondary": secondary_rows(results),
         "run_names": [_run_name(results.runs, values) for values in means.columns],
         "run_means": means.loc[results.losses],
+        "spreads": {loss: spread(values) for loss, values in training_means(results.cases, results.primary).items()},
+        "verdict": verdict,
+        "interval": interval,
         "findings": findings(results),
+        "without": [*results.failed, *results.stopped],
         "limits": limits(results),
+        "forest": forest,
         "verdicts": verdicts,
+        "settings": settings(results),
+        "loss_settings": losses(results),
+        "methods_text": methods_text(results),
+        "bibtex": bibtex(),
         "sections": {
             "Learning curves": curves,
             "Scores of the cases": [*distributions[:2], *sizes, *distributions[2:]],
@@ -122,6 +145,7 @@ def write_report(results: Results) -> Path:
         "versions": versions(study),
         "today": date.today().isoformat(),
         "base64": {name: base64.b64encode(png).decode() for name, png in data.items()},
+        "vectors": {name: base64.b64encode(svg).decode() for name, svg in vectors.items()},
     }
     environment = Environment(
         loader=PackageLoader("monai_lossext.compare"),
@@ -159,7 +183,10 @@ def summary_rows(results: Results) -> list[SummaryRow]:
     summary = summarise(results.cases, results.metrics).set_index(["loss", "metric"])
     cases = results.cases["case"].nunique()
     baseline = results.study.label(results.study.baseline)
-    p = {frozenset((pair.first, pair.second)): pair.p_holm for pair in results.comparisons}
+    p = {
+        frozenset((pair.first, pair.second)): pair.p if results.counts_trainings else pair.p_holm
+        for pair in results.comparisons
+    }
     rankings = {ranking.metric: ranking for ranking in results.rankings}
     rows = []
     for loss in results.losses:
@@ -172,9 +199,25 @@ def summary_rows(results: Results) -> list[SummaryRow]:
                 cells[metric] += f" (n = {n:.0f})"
             ranked = rankings.get(metric)
             in_top, behind = (ranked and loss in ranked.top), (ranked and loss in ranked.inferior_to_all)
-            marks[metric] = "top" if in_top else "inferior" if behind else ""
+            everyone = ranked and len(ranked.top) == len(ranked.mean_ranks)  # a mark on all of them tells nothing
+            marks[metric] = "inferior" if behind else "top" if in_top and not everyone else ""
         rows.append(SummaryRow(loss, cells, marks, p.get(frozenset((loss, baseline)))))
     return rows
+
+
+def spread(values: NDArray[np.float64]) -> str:
+    """Write the standard deviation between trainings."""
+    return f"{values.std(ddof=1):.4f}" if values.size > 1 else "–"
+
+
+def verdict(pair: Comparison, margin: float | None) -> str:
+    """Say in a few words what is shown of a pair; with one training each, of its networks."""
+    if not pair.counts_trainings:
+        return f"network of {pair.network_higher} higher" if pair.networks_differ else "no difference shown"
+    if margin is not None:
+        words = margin_verdict(pair, margin)
+        return f"{pair.better} {words}" if words.startswith("better") else words
+    return f"{pair.higher} higher" if pair.significant else "no difference shown"
 
 
 class SecondaryRow(NamedTuple):
@@ -185,18 +228,16 @@ class SecondaryRow(NamedTuple):
     best: str
     top: int
     inferior_to_all: str
-    friedman_p: float | None
     pairs: int
     below: int
 
 
 def secondary_rows(results: Results) -> list[SecondaryRow]:
     """Return a row per metric that is not the tested one, for people to read."""
-    pairs = pd.DataFrame([{"metric": pair.metric, "below": pair.significant} for pair in results.secondary])
     rows = []
     for ranked in results.rankings:
-        if ranked.metric != TESTED:
-            of_metric = pairs[pairs["metric"] == ranked.metric]
+        if ranked.metric != results.primary:
+            of_metric = [pair for pair in results.secondary if pair.metric == ranked.metric]
             rows.append(
                 SecondaryRow(
                     ranked.metric,
@@ -204,9 +245,8 @@ def secondary_rows(results: Results) -> list[SecondaryRow]:
                     ranked.best,
                     len(ranked.top),
                     ", ".join(ranked.inferior_to_all) or "–",
-                    ranked.p if ranked.p == ranked.p else None,
                     len(of_metric),
-                    int(of_metric["below"].sum()),
+                    sum(pair.significant if results.counts_trainings else pair.networks_differ for pair in of_metric),
                 )
             )
     return rows
@@ -241,7 +281,7 @@ def _write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def _p(p: float) -> str:
-    return format_p(p).removeprefix("= ")
+    return "–" if math.isnan(p) else format_p(p).removeprefix("= ")
 
 
 def _directed(metric: str) -> str:

@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,11 +27,15 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `error` is empty for a finished run, else the reason and the last lines of its log."""
+    """How a run ended: `error` is empty for a finished run, else the reason and the last lines of its log.
+
+    `futile`: it did not fail, but was stopped as hopeless, by the rule of the study.
+    """
 
     run: Run
     error: str = ""
     reused: bool = False
+    futile: bool = False
 
 
 class Watcher(Protocol):
@@ -84,6 +89,9 @@ def bundle_command(run: Run, *, evaluate: bool = False, resume: bool = False) ->
     """Return the command line that trains a run, or that evaluates it."""
     files = json.dumps([str(file) for file in run.config_files(evaluate)], ensure_ascii=False)
     values = {"config_file": files, **run.config_values(evaluate)}
+    if run.study.zoo:
+        stage = "evaluate" if evaluate else "train"
+        return [sys.executable, "-m", "monai_lossext.compare.zoo", stage, *(f"--{k}={v}" for k, v in values.items())]
     if resume:
         values["resume"] = True
     return [*BUNDLE_COMMAND, *(f"--{key}={value}" for key, value in values.items())]
@@ -99,6 +107,8 @@ def make_job(run: Run, session: str = "") -> Job:
         evaluate=() if run.pretraining else tuple(bundle_command(run, evaluate=True)[1:]),
         section=run.section,
         session=session,
+        keep=run.study.keep_checkpoints,
+        futility=None if run.pretraining else run.study.futility,
     )
 
 
@@ -109,11 +119,15 @@ class _Progress:
         self.watcher = watcher
         self.session = uuid.uuid4().hex
         finished: list[Run] = []
+        stopped: list[Outcome] = []
         self.waiting: list[Run] = []
         begun: set[Path] = set()
         for run in study.runs():
             if is_finished(run.folder, run.section):
                 finished.append(run)
+                continue
+            if (state := read_state(run.folder)).get("futile"):
+                stopped.append(Outcome(run, state["error"], reused=True, futile=True))
                 continue
             start = run.start  # it comes right before the first run that starts from it
             if start and start.folder not in begun:
@@ -124,8 +138,8 @@ class _Progress:
         self.outcomes: dict[Path, Outcome] = {}
         self.started: set[Path] = set()
         self.epochs: dict[Path, int] = {}
-        for run in finished:
-            self._end(Outcome(run, reused=True))
+        for outcome in [*(Outcome(run, reused=True) for run in finished), *stopped]:
+            self._end(outcome)
 
     def all(self, executor: Executor) -> None:
         """Do all runs that wait."""
@@ -136,7 +150,8 @@ class _Progress:
                 self._tell(run)
             for future in done:
                 run = self.futures.pop(future)
-                self._end(Outcome(run, self._error(run, future.result)))
+                error = self._error(run, future.result)
+                self._end(Outcome(run, error, futile=bool(error) and read_state(run.folder).get("futile", False)))
             self._submit(executor)
 
     def _submit(self, executor: Executor) -> None:
@@ -160,10 +175,11 @@ class _Progress:
             return self._failed(run, f"{type(error).__name__}: {error}")
 
     def _failed(self, run: Run, error: str) -> str:
-        """Write down the error of a run whose own process could not."""
-        run.folder.mkdir(parents=True, exist_ok=True)
-        state = read_state(run.folder) or {"settings": run.settings(), "trained": False}
-        save_state(run.folder, {**state, "error": error})
+        """Write down the error of a run whose own process could not, if there is room for it."""
+        with suppress(OSError):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            state = read_state(run.folder) or {"settings": run.settings(), "trained": False}
+            save_state(run.folder, {**state, "error": error})
         return error
 
     def _end(self, outcome: Outcome) -> None:

@@ -25,8 +25,8 @@ class Standing:
 
     Attributes:
         run: the run.
-        state: "finished", "running", "failed", "unfinished" (begun, but nobody works on it), "pending", or "other", if
-            its folder holds a run with other settings.
+        state: "finished", "running", "failed", "stopped" (as hopeless), "unfinished" (begun, but nobody works on it),
+            "pending", or "other", if its folder holds a run with other settings.
         epochs: epochs that are done.
         detail: why it failed with the last lines of its log, where it runs, or which settings are others.
     """
@@ -63,7 +63,7 @@ def standing(run: Run) -> Standing:
         process = state.get("process", {})
         return Standing(run, "running", epochs, f"on {process.get('host')}, since {process.get('started')}")
     if state.get("error"):
-        return Standing(run, "failed", epochs, state["error"])
+        return Standing(run, "stopped" if state.get("futile") else "failed", epochs, state["error"])
     return Standing(run, "unfinished" if epochs else "pending", epochs)
 
 
@@ -72,14 +72,19 @@ def outcomes(study: Study) -> list[Outcome]:
     found = []
     for run in study.runs():
         there = standing(run)
-        errors = {"finished": "", "failed": there.detail, "other": there.detail, "pending": "was not run yet"}
+        errors = {"finished": "", "pending": "was not run yet"}
+        errors |= dict.fromkeys(("failed", "stopped", "other"), there.detail)
         error = errors.get(there.state, f"is not finished, {there.epochs} of {run.epochs} epochs are done")
-        found.append(Outcome(run, error, reused=not error))
+        found.append(Outcome(run, error, reused=not error, futile=there.state == "stopped"))
     return found
 
 
-def seconds_left(study: Study) -> float | None:
+def seconds_left(study: Study, timed: dict[str, float] | None = None) -> float | None:
     """Estimate how long the unfinished runs will take, in seconds; None if nothing is known of this study's speed.
+
+    Args:
+        study: the study.
+        timed: seconds of an epoch of some losses, by their keys, for as long as no epoch of the study is done.
 
     What finished stages took decides, first those of the same loss, else those of all losses, and while there are none
     what the training passes of the begun runs took, which are too short by the validations.
@@ -88,10 +93,12 @@ def seconds_left(study: Study) -> float | None:
     speeds = [_speed(there.run) for there in todo]
     work = []
     for there, own in zip(todo, speeds, strict=True):
-        if there.state == "finished":
+        if there.state in ("finished", "stopped"):
             continue
         same = [speed for other, speed in zip(todo, speeds, strict=True) if other.run.loss == there.run.loss]
         epoch = _mean("epoch", [own], same, speeds)
+        if epoch is None and timed:
+            epoch = timed.get(there.run.loss.key, fmean(timed.values()))
         evaluation = 0.0 if there.run.pretraining else _mean("evaluation", same, speeds) or 0.0
         if epoch is None:
             return None

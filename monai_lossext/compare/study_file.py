@@ -9,7 +9,9 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError
 
-from monai_lossext.compare.plan import StudyError, did_you_mean
+from monai_lossext.bundle_folders import named_bundle
+from monai_lossext.compare.plan import StudyError
+from monai_lossext.text import did_you_mean
 
 STUDY_FILE = "study.yaml"  # in the study's folder
 
@@ -49,6 +51,20 @@ SCHEMA: dict[str, Any] = {
         "configs": _several(_one("string", ""), "a list of config files"),
         "overrides": _one("object", "a dictionary of config ids and values"),
         "skip_bad": _one("boolean", "true or false"),
+        "primary": _one("string", "a column of cases.csv"),
+        "margin": _one("number", "a difference of the primary metric, above 0", exclusiveMinimum=0),
+        "keep_checkpoints": _one("boolean", "true or false"),
+        "futility": {
+            "type": "object",
+            "description": "a dictionary with epochs and below",
+            "additionalProperties": False,
+            "required": ["epochs", "below"],
+            "properties": {
+                "epochs": EPOCHS,
+                "below": _one("number", "a validation score"),
+                "score": _one("string", "a column of history.csv"),
+            },
+        },
         "metrics": _several(_one("string", ""), "a list of columns of cases.csv"),
         "learning_rate": RATE,
         "pretraining": {
@@ -78,6 +94,18 @@ SCHEMA: dict[str, Any] = {
 PATHS = ("bundle", "dataset_dir", "output", "split_file", "initial_weights")
 
 
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} stands there twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def find_study(path: Path) -> Path:
     """Return the study file that is meant: the file itself, or that of a study's folder.
 
@@ -101,7 +129,7 @@ def read_study_file(path: Path) -> dict[str, Any]:
         StudyError: the message names the file and the key.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise StudyError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     values = {} if values is None else values
@@ -114,7 +142,9 @@ def read_study_file(path: Path) -> dict[str, Any]:
         values["seeds"] = list(range(values["seeds"]))
     for key in PATHS:
         if key in values and values[key] != "synthetic":
-            values[key] = _beside(path, values[key])
+            beside = _beside(path, values[key])
+            named = key == "bundle" and not Path(beside).exists()
+            values[key] = named_bundle(values[key], beside) if named else beside
     if "configs" in values:
         values["configs"] = [_beside(path, name) for name in values["configs"]]
     if "losses" in values:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from monai_lossext.compare.conclusions import format_p
-from monai_lossext.compare.metrics import METRICS, TESTED, metric_name
+from monai_lossext.compare.metrics import METRICS, metric_name
 from monai_lossext.compare.plan import Run, Study
 from monai_lossext.compare.report import summary_rows
 from monai_lossext.compare.results import Results
@@ -21,6 +21,7 @@ from monai_lossext.compare.run import Outcome
 from monai_lossext.compare.status import Standing
 from monai_lossext.text import printable
 
+LINES = 10  # of a training, where there is no bar
 SHORT_NAMES = {  # of the metrics that a terminal has room for; the report has all
     "jaccard": "Jaccard",
     "dice": "Dice",
@@ -74,16 +75,25 @@ class TerminalWatcher:
 
     def epoch(self, run: Run, done: int, row: dict[str, str]) -> None:
         """Show the newest epoch of the run."""
-        score = float(row.get(f"val_{TESTED}") or "nan")
-        text = f"{escape(run.name)}: epoch {done}/{run.epochs}, {metric_name(TESTED)} {score:.3f}"
+        primary = self.study.primary
+        shown = f"val_{primary}"
+        if shown not in row:  # the first that the bundle's validation computes
+            shown = next((name for name in row if name.startswith("val_")), shown)
+        score = float(row.get(shown) or "nan")
+        name = metric_name(shown.removeprefix("val_"))
+        text = f"{escape(run.name)}: epoch {done}/{run.epochs}, {escape(name)} {score:.3f}"
         self._show(run, done, text)
+        if not self.console.is_terminal and done % max(1, run.epochs // LINES) == 0:
+            self.console.print(f"  {text}", highlight=False, soft_wrap=True)
 
     def ended(self, outcome: Outcome) -> None:
         """Say how the run ended."""
         run = outcome.run
         if outcome.error:
             what, *log = outcome.error.splitlines()
-            ending = f"[red]{escape(what)}[/]" + "".join(f"\n    {escape(line)}" for line in log[-1:])
+            ending = f"[{'yellow' if outcome.futile else 'red'}]{escape(what)}[/]" + "".join(
+                f"\n    {escape(line)}" for line in log[-1:]
+            )
         elif outcome.reused:
             ending = "was finished before"
         else:
@@ -107,7 +117,7 @@ def duration(seconds: float) -> str:
 
 def status_table(standings: list[Standing]) -> Table:
     """Return the table of how far all runs of a study are."""
-    colours = {"finished": "green", "running": "cyan", "failed": "red", "other": "red"}
+    colours = {"finished": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "other": "red"}
     table = Table("Run", "State", "Epochs", "", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for there in standings:
         detail = there.detail.splitlines()
@@ -125,11 +135,12 @@ def status_table(standings: list[Standing]) -> Table:
 def summary_table(results: Results) -> Table:
     """Return the table of mean ± standard error per loss and metric, with the p-values against the baseline."""
     study = results.study
+    kind = "over cases and trainings" if results.counts_trainings else "of these networks, not of the losses"
     table = Table(
         title=f"{study.section} cases: mean ± standard error",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
-        caption=f"p: {metric_name(TESTED)} against {escape(study.label(study.baseline))}, Wilcoxon signed-rank, Holm",
+        caption=f"p: {escape(metric_name(study.primary))} against {escape(study.label(study.baseline))}, {kind}",
     )
     table.add_column("Loss", no_wrap=True, max_width=20)
     metrics = [metric for metric in results.metrics if metric in SHORT_NAMES or metric not in METRICS]

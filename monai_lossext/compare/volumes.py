@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from monai_lossext.data.volumes import SUFFIXES, read_grid, read_voxels
+from monai_lossext.scripts.volume_files import SUFFIXES, read_grid, read_voxels
 
 
 def is_volume(path: str) -> bool:

@@ -17,7 +17,7 @@ class Finding(NamedTuple):
     """What the check of an item found."""
 
     problems: tuple[str, ...]
-    notice: str = ""
+    notices: tuple[str, ...] = ()  # such as "masks show no lesion", to be counted
 
 
 def checked(
@@ -61,9 +61,9 @@ def checked(
             raise DatalistError("\n".join([complaint, *lines, advice]))
         logger.warning("\n".join([f"going on without them: {complaint}", *lines]))
 
-    notices = Counter(finding.notice for finding in findings if finding.notice and not finding.problems)
+    notices = Counter(notice for finding in findings if not finding.problems for notice in finding.notices)
     for notice, count in notices.items():
-        logger.warning("%d of %d masks %s", count, len(items), notice)
+        logger.warning("%d of %d %s", count, len(items), notice)
 
     usable = {name: [item for item in section if id(item) not in bad] for name, section in datalist.items()}
     for name, section in datalist.items():

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from monai_lossext.files import replace_file
 
@@ -14,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 SECTIONS = ("training", "validation", "testing")
 
-Item = dict[str, str]
+Item = dict[str, Any]  # paths and names; "image" is a list of paths where a case has several channels
 Datalist = dict[str, list[Item]]
 
 
@@ -29,7 +30,7 @@ def log_counts(folder: Path, layout: str, datalist: Datalist) -> None:
 
 
 def write_datalist(
-    datalist: Mapping[str, Sequence[Mapping[str, str]]], path: str | os.PathLike[str], base_dir: str | None = None
+    datalist: Mapping[str, Sequence[Mapping[str, Any]]], path: str | os.PathLike[str], base_dir: str | None = None
 ) -> Path:
     """Write a datalist as the JSON file that ``monai.data.load_decathlon_datalist`` and MONAI's apps read.
 
@@ -45,7 +46,9 @@ def write_datalist(
     path = Path(path).absolute()
     base = Path(base_dir).absolute() if base_dir else path.parent
 
-    def relative(name: str) -> str:
+    def relative(name: Any) -> Any:
+        if isinstance(name, list):
+            return [relative(channel) for channel in name]
         file = Path(name).absolute()
         return file.relative_to(base).as_posix() if file.is_relative_to(base) else str(file)
 

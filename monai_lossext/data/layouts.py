@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monai_lossext.data.datalists import Datalist, DatalistError, Item
+from monai_lossext.scripts.files import clashes, composed
 
 
 class Layout(NamedTuple):
@@ -54,21 +55,26 @@ def read_layout(folder: Path, layouts: Mapping[str, Layout], layout: str = "auto
     entries = sorted(entry.name for entry in folder.iterdir())
     lines.append(f"found {', '.join(entries[:8]) or 'an empty folder'}{', ...' if len(entries) > 8 else ''}")
     relatives = [folder.parent, *(folder / name for name in entries if (folder / name).is_dir())]
-    lines += [f"did you mean {other}?" for other in relatives if any(c.read(other) for c in candidates.values())]
+    lines += [f"did you mean {other}?" for other in relatives if any(_fits(c, other) for c in candidates.values())]
     raise DatalistError("\n".join(lines))
 
 
+def _fits(layout: Layout, folder: Path) -> bool:
+    """Whether a folder has a layout, and nothing is wrong with it."""
+    try:
+        return bool(layout.read(folder))
+    except DatalistError:
+        return False
+
+
 def by_case(cases: Mapping[Path, str]) -> dict[str, Path]:
-    """Turn file -> case round; two files of one case are an error that names all such files."""
-    files: dict[str, Path] = {}
-    clashes = []
-    for file, case in cases.items():
-        first = files.setdefault(case, file)
-        if first != file:
-            clashes.append(f"  {case}: {first} and {file}")
-    if clashes:
-        raise DatalistError("\n".join(["more than one file for a case; keep one of them:", *clashes]))
-    return files
+    """Turn file -> case round; two files of one case are an error that names all such files.
+
+    Cases are Unicode in its composed form, so that a picture and its mask meet that were named on different systems.
+    """
+    if doubled := clashes(cases):
+        raise DatalistError("\n".join(["more than one file for a case; keep one of them:", *doubled]))
+    return {composed(case): file for file, case in cases.items()}
 
 
 def folder_pair(
@@ -94,7 +100,15 @@ def folder_pair(
     label_of = by_case({path: without_ending(stem, endings) for path, stem in stems(labels).items()})
     if not image_of:
         raise DatalistError(f"no image in {images}")
-    return paired(image_of, label_of, images / f"{{}}{suffixes[0]}", labels / f"{{}}{endings[0]}{suffixes[1]}")
+    if label_of and image_of.keys().isdisjoint(label_of):
+        named = ", ".join(f"name{ending}" for ending in endings)
+        first, second = (next(iter(files.values())) for files in (image_of, label_of))
+        raise DatalistError(
+            f"no file in {labels} is named after one in {images}: the mask of 'name' is called {named}; there are"
+            f" '{images.name}/{first.name}' and '{labels.name}/{second.name}'. Names of your own can stay: give"
+            " image_pattern and label_pattern, such as 'images/{case} photo.jpg' and 'masks/{case} outline.png'"
+        )
+    return paired(image_of, label_of, (images, suffixes[0]), (labels, endings[0] + suffixes[1]))
 
 
 def without_ending(stem: str, endings: tuple[str, ...]) -> str:
@@ -107,14 +121,22 @@ def without_ending(stem: str, endings: tuple[str, ...]) -> str:
 
 
 def paired(
-    images: Mapping[str, Path], labels: Mapping[str, Path], expected_image: Path, expected_label: Path, prefix: str = ""
+    images: Mapping[str, Path],
+    labels: Mapping[str, Path],
+    expected_image: tuple[Path, str],
+    expected_label: tuple[Path, str],
+    prefix: str = "",
 ) -> list[Item]:
-    """Items of all cases; the name of a missing file is the expected one, with the case in place of its braces."""
+    """Items of all cases; a file that is missing is named where it is expected: folder, and ending after the case."""
+
+    def path(files: Mapping[str, Path], case: str, expected: tuple[Path, str]) -> str:
+        return str(files.get(case, expected[0] / f"{case}{expected[1]}"))
+
     return [
         {
             "case": prefix + case,
-            "image": str(images.get(case, str(expected_image).format(case))),
-            "label": str(labels.get(case, str(expected_label).format(case))),
+            "image": path(images, case, expected_image),
+            "label": path(labels, case, expected_label),
         }
         for case in sorted(images.keys() | labels.keys())
     ]

@@ -5,71 +5,56 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from monai_lossext.data.checks import Finding
 from monai_lossext.data.datalists import Item
-from monai_lossext.data.pictures import binary_mask, grey_values
+from monai_lossext.data.pictures import has_soft_border, levels_of, mask_values, shown
+from monai_lossext.scripts.files import reason
+from monai_lossext.scripts.picture_files import read_picture
 
-EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
-# A soft border is at most this far from the edge: in pixels, or for an enlarged mask as a share of its short side.
-BORDER_PIXELS = 2
-BORDER_SHARE = 0.005
-JPEG_BLOCK_PIXELS = 8  # JPEG spreads an edge over its block
-# Masks with more than two values whose largest is below this are label maps (0, 1, 2, 3), not grey levels.
-SMALLEST_WHITE = 64
-
-EMPTY = "show no lesion"
-FULL = "show no background: the lesion fills the picture"
-SOFT = "have a soft (anti-aliased) border, which is cut at half of the largest value"
+EMPTY = "masks show no lesion"
+FULL = "masks show no background: the lesion fills the picture"
+SOFT = "masks have a soft (anti-aliased) border, which is cut at half of the largest value"
 
 
 def check_pictures(item: Item) -> Finding:
     """Decode a picture and its mask."""
-    problems = []
-    pictures: dict[str, Image.Image] = {}
+    problems: list[str] = []
+    notices: list[str] = []
+    sizes = {}
     for key, kind in (("image", "picture"), ("label", "mask")):
         path = Path(item[key])
         if not path.is_file():
             problems.append(f"{kind} {path} is missing")
             continue
         try:
-            with Image.open(path) as picture:
-                picture.load()  # decodes to the end, which is what finds a truncated file
-                pictures[key] = picture
+            if key == "image":
+                picture, notice = read_picture(path)
+                sizes[key] = picture.size
+                notices += [f"pictures {notice}"] if notice else []
+            else:
+                with Image.open(path) as mask:
+                    sizes[key] = mask.size
+                    problem, notice = _check_mask(mask)
+                problems += [f"mask {path} {problem}"] if problem else []
+                notices += [notice] if notice else []
         except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others for broken files
-            size = os.path.getsize(path)
-            problems.append(f"{kind} {path} ({size} bytes) cannot be read: {error}")
-    if "image" in pictures and (mode := pictures["image"].mode) not in EIGHT_BIT_MODES:
-        problems.append(f"picture {item['image']} has {mode} pixels; expected 8 bits per channel")
-    if len(pictures) == 2 and pictures["image"].size != pictures["label"].size:
-        sizes = "picture {0[0]} x {0[1]}, mask {1[0]} x {1[1]}".format(pictures["image"].size, pictures["label"].size)
-        problems.append(f"mask {item['label']} has another size than its picture ({sizes}, width x height)")
-    if "label" not in pictures:
-        return Finding(tuple(problems))
-    finding = _check_mask(pictures["label"], item["label"])
-    return finding._replace(problems=(*problems, *finding.problems))
+            problems.append(f"{kind} {path} ({os.path.getsize(path)} bytes) cannot be read: {reason(error)}")
+    if len(sizes) == 2 and sizes["image"] != sizes["label"]:
+        width_height = "picture {} x {}, mask {} x {}, width x height".format(*sizes["image"], *sizes["label"])
+        problems.append(f"mask {item['label']} has another size than its picture ({width_height})")
+    return Finding(tuple(problems), tuple(notices))
 
 
-def _check_mask(picture: Image.Image, path: str) -> Finding:
-    values = grey_values(picture)
-    levels = np.unique(values)
-    highest = levels[-1]
+def _check_mask(picture: Image.Image) -> tuple[str, str]:
+    """What is wrong with a mask, as the rest of a sentence about it, and what is to be noticed."""
+    values, classes = mask_values(picture)
+    levels = levels_of(values)
     if len(levels) == 1:
-        return Finding((), EMPTY if highest == 0 else FULL)
+        return "", EMPTY if levels[0] == 0 else FULL
     if len(levels) == 2 and levels[0] == 0:
-        return Finding(())
-    if highest >= SMALLEST_WHITE:
-        mask = binary_mask(picture)
-        sharpest = JPEG_BLOCK_PIXELS if picture.format == "JPEG" else BORDER_PIXELS
-        reach = max(sharpest, round(BORDER_SHARE * min(picture.size)))
-        nearby = np.asarray(mask.point(lambda value: 255 * value).filter(ImageFilter.BoxBlur(reach)))
-        near_edge = (nearby > 0) & (nearby < 255)
-        between = (values != 0) & (values != highest)
-        if np.all(near_edge[between]):
-            return Finding((), SOFT)
-    shown = ", ".join(str(level) for level in levels[:6]) + (", ..." if len(levels) > 6 else "")
-    return Finding(
-        (f"mask {path} is not binary: it has {len(levels)} values ({shown}); expected 0 and 1, or 0 and 255",)
-    )
+        return "", ""
+    if not classes and has_soft_border(values, picture.format == "JPEG"):
+        return "", SOFT
+    return f"is not binary: it has {len(levels)} values ({shown(levels)}); expected 0 and 1, or 0 and 255", ""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from monai_lossext.data.datalists import Datalist, Item
-from monai_lossext.data.layouts import Layout, folder_pair, paired
+from monai_lossext.data.layouts import Layout, by_case, folder_pair, paired
 from monai_lossext.data.pictures import picture_stems
+from monai_lossext.scripts.files import composed
 
 PH2_FOLDER = "PH2 Dataset images"
 
@@ -43,16 +44,21 @@ def _plain(folder: Path) -> Datalist:
 
 
 def _dermofit(folder: Path) -> Datalist:
-    items: list[Item] = []
-    recognised = False
+    groups = []
     for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = {stem: path for path, stem in picture_stems(group).items()}
-        labels = {stem.removesuffix("mask"): path for stem, path in files.items() if stem.endswith("mask")}
-        images = {stem: path for stem, path in files.items() if not stem.endswith("mask")}
-        recognised = recognised or not images.keys().isdisjoint(labels)
+        stems = picture_stems(group)
+        labels = {path: stem.removesuffix("mask") for path, stem in stems.items() if stem.endswith("mask")}
+        images = {path: stem for path, stem in stems.items() if path not in labels}
+        groups.append((group, images, labels))
+    if all(set(images.values()).isdisjoint(labels.values()) for _, images, labels in groups):
+        return {}
+    items: list[Item] = []
+    for group, images, labels in groups:
         # Names are unique within a class only, as far as the layout promises.
-        items += paired(images, labels, group / "{}.png", group / "{}mask.png", prefix=f"{group.name}_")
-    return {"training": items} if recognised else {}
+        prefix = f"{composed(group.name)}_"
+        items += paired(by_case(images), by_case(labels), (group, ".png"), (group, "mask.png"), prefix)
+    by_case({Path(item["image"]): item["case"] for item in items})  # "a" + "b_c" is "a_b" + "c"
+    return {"training": items}
 
 
 SKIN_LESION_LAYOUTS = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from monai_lossext.data.checks import checked
 from monai_lossext.data.datalists import SECTIONS, Datalist, log_counts
 from monai_lossext.data.layouts import data_folder, read_layout
+from monai_lossext.data.patterns import pairs_by_pattern
 from monai_lossext.data.phantoms import cached_dermoscopy_phantoms
 from monai_lossext.data.picture_checks import check_pictures
 from monai_lossext.data.picture_layouts import SKIN_LESION_LAYOUTS
@@ -19,6 +20,8 @@ def skin_lesion_datalist(
     dataset_dir: str | os.PathLike[str],
     *,
     layout: str = "auto",
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
     split_file: str | os.PathLike[str] | None = None,
     seed: int = 0,
     fractions: Sequence[float] = (0.6, 0.1, 0.3),
@@ -37,6 +40,9 @@ def skin_lesion_datalist(
     Args:
         dataset_dir: folder of ISIC 2017, PH2, DermoFit or of `images/` and `masks/`; "synthetic" makes phantoms.
         layout: "isic2017", "ph2", "dermofit" or "plain" where "auto" would not find it.
+        image_pattern: in place of a layout, where images lie in the folder, with `{case}` for the case's name, as
+            ``images/{case} photo.jpg``; see :func:`monai_lossext.data.patterns.pairs_by_pattern`.
+        label_pattern: the same for their masks.
         split_file: YAML or JSON with lists of case names under "training", "validation" and "testing"; it replaces
             any other split.
         seed: of the random split, and of the phantoms.
@@ -56,8 +62,8 @@ def skin_lesion_datalist(
 
     Raises:
         DatalistError: a folder that does not exist or has no known layout (the message says what was looked for), a
-            split file that does not fit, or bad files: missing, unreadable, of another size, not binary. All of
-            them are named at once.
+            split file that does not fit, or bad files: missing, unreadable, of more than 8 bits per channel, TIFF that
+            a tag wants turned, of another size, not binary. All of them are named at once.
 
     >>> datalist = skin_lesion_datalist("synthetic", synthetic_cases=4, cache_dir=getfixture("tmp_path"))
     >>> {section: len(items) for section, items in datalist.items()}
@@ -69,7 +75,10 @@ def skin_lesion_datalist(
     folder = data_folder(
         dataset_dir, lambda: cached_dermoscopy_phantoms(synthetic_cases, seed, cache_dir=cache_dir, progress=progress)
     )
-    name, parts = read_layout(folder, SKIN_LESION_LAYOUTS, layout)
+    if image_pattern is None and label_pattern is None:
+        name, parts = read_layout(folder, SKIN_LESION_LAYOUTS, layout)
+    else:
+        name, parts = "patterns", {"training": pairs_by_pattern(folder, image_pattern, label_pattern)}
 
     if split_file is not None:
         datalist = split_by_file([item for part in parts.values() for item in part], Path(split_file).expanduser())

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from monai_lossext.data.checks import checked
-from monai_lossext.data.datalists import Datalist, DatalistError, log_counts
+from monai_lossext.data.datalists import Datalist, log_counts
 from monai_lossext.data.layouts import data_folder, read_layout
+from monai_lossext.data.patterns import pairs_by_pattern
 from monai_lossext.data.phantoms import cached_head_phantoms
-from monai_lossext.data.splits import checked_fractions, fold_split, seeded_split, split_by_file
+from monai_lossext.data.splits import checked_split
 from monai_lossext.data.volume_checks import check_brain
-from monai_lossext.data.volume_layouts import HEAD_LAYOUTS
+from monai_lossext.data.volume_layouts import HEAD_LAYOUTS, with_subjects
 
 
 def skull_stripping_datalist(
     dataset_dir: str | os.PathLike[str],
     *,
     layout: str = "auto",
+    image_pattern: str | None = None,
+    label_pattern: str | None = None,
     split_file: str | os.PathLike[str] | None = None,
     fold: int | None = None,
     folds: int | None = None,
@@ -41,6 +43,9 @@ def skull_stripping_datalist(
         dataset_dir: folder of NFBS, of files named as in BIDS, or of `images/` and `labels/`; "synthetic" makes
             phantoms.
         layout: "nfbs", "bids" or "volumes" where "auto" would not find it.
+        image_pattern: in place of a layout, where images lie in the folder, with `{case}` for the case's name, as
+            ``images/{case} photo.jpg``; see :func:`monai_lossext.data.patterns.pairs_by_pattern`.
+        label_pattern: the same for their masks.
         split_file: YAML or JSON with lists of cases or subjects under "training", "validation" and "testing".
         fold: the fold of subjects, from 0, that is left out for testing; training and validation share the others by
             the first two `fractions`, and few subjects may leave none for validation.
@@ -63,9 +68,9 @@ def skull_stripping_datalist(
         DatalistError: a folder that does not exist or has no known layout (the message says what was looked for), a
             split or fold that does not fit, a subject in two sections, or bad files. These are all named at once:
             missing, truncated or unreadable; not of 3 dimensions (axes of length 1 at the end do not count); without
-            orientation; image and mask on different grids (shape, orientation, or corners more than a tenth of a
-            voxel apart); voxels that are not finite; a mask with other values than 0 and 1; a brain of implausible
-            size.
+            orientation, or in a unit of length that cannot be true; image and mask on different grids (shape,
+            orientation, or corners more than a tenth of a voxel apart); voxels that are not finite, complex or
+            colours; a mask with other values than 0 and 1; a brain of implausible size.
 
     >>> datalist = skull_stripping_datalist("synthetic", synthetic_cases=4, cache_dir=getfixture("tmp_path"))
     >>> {section: len(items) for section, items in datalist.items()}
@@ -73,25 +78,17 @@ def skull_stripping_datalist(
     >>> sorted(datalist["training"][0])
     ['case', 'image', 'label', 'subject']
     """
-    shares = checked_fractions(fractions)
-    if split_file is not None and fold is not None:
-        raise DatalistError("split_file and fold are two ways to split; give one of them")
-    if folds is not None and fold is None:
-        raise DatalistError(f"folds={folds} needs fold, the number of the one to leave out")
+    split = checked_split(split_file, fold, folds, seed, fractions)
     folder = data_folder(
         dataset_dir, lambda: cached_head_phantoms(synthetic_cases, seed, cache_dir=cache_dir, progress=progress)
     )
-    name, parts = read_layout(folder, HEAD_LAYOUTS, layout)
-    items = parts["training"]
-
-    if split_file is not None:
-        datalist = split_by_file(items, Path(split_file).expanduser())
-    elif fold is not None:
-        datalist = fold_split(items, fold, folds, seed, shares)
+    if image_pattern is None and label_pattern is None:
+        name, parts = read_layout(folder, HEAD_LAYOUTS, layout)
+        items = parts["training"]
     else:
-        datalist = seeded_split(items, seed, shares)
+        name, items = "patterns", with_subjects(pairs_by_pattern(folder, image_pattern, label_pattern))
 
     check_item = partial(check_brain, brain_ml=brain_ml)
-    datalist = checked(datalist, check_item, "volumes", check=check, skip_bad=skip_bad, progress=progress)
+    datalist = checked(split.of(items), check_item, "volumes", check=check, skip_bad=skip_bad, progress=progress)
     log_counts(folder, name, datalist)
     return datalist

@@ -4,16 +4,53 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
 from monai_lossext.data.datalists import SECTIONS, Datalist, DatalistError, Item
+from monai_lossext.scripts.files import composed
 
 logger = logging.getLogger(__name__)
+
+
+class Split(NamedTuple):
+    """How subjects are divided: by a file, by folds, or at random."""
+
+    split_file: Path | None
+    fold: int | None
+    folds: int | None
+    seed: int
+    fractions: tuple[float, float, float]
+
+    def of(self, items: Sequence[Item]) -> Datalist:
+        """Divide items; errors as of :func:`split_by_file` and :func:`fold_split`."""
+        if self.split_file is not None:
+            return split_by_file(items, self.split_file)
+        if self.fold is not None:
+            return fold_split(items, self.fold, self.folds, self.seed, self.fractions)
+        return seeded_split(items, self.seed, self.fractions)
+
+
+def checked_split(
+    split_file: str | os.PathLike[str] | None,
+    fold: int | None,
+    folds: int | None,
+    seed: int,
+    fractions: Sequence[float],
+) -> Split:
+    """Return the split that is asked for; DatalistError where arguments do not go together."""
+    shares = checked_fractions(fractions)
+    if split_file is not None and fold is not None:
+        raise DatalistError("split_file and fold are two ways to split; give one of them")
+    if folds is not None and fold is None:
+        raise DatalistError(f"folds={folds} needs fold, the number of the one to leave out")
+    return Split(None if split_file is None else Path(split_file).expanduser(), fold, folds, seed, shares)
 
 
 def seeded_split(items: Sequence[Item], seed: int, fractions: Sequence[float]) -> Datalist:
@@ -75,7 +112,7 @@ def _scans(items: Sequence[Item]) -> dict[str, list[Item]]:
     """The items of each subject; where the data set does not tell, every case is a subject of its own."""
     scans: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        scans[item.get("subject", item["case"])].append(item)
+        scans[str(item.get("subject", item["case"]))].append(item)
     return dict(scans)
 
 
@@ -122,7 +159,7 @@ def split_by_file(items: Sequence[Item], split_file: Path) -> Datalist:
         if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
             problems.append(f"  {section}: expected a list of case names")
             continue
-        for case in cases:
+        for case in map(composed, cases):
             if case not in named:
                 problems.append(f"  {case} ({section}): no such case in the data set")
             for item in named.get(case, []):

@@ -1,20 +1,31 @@
-"""The check of every volume and mask of a brain before training starts."""
+"""The check of every volume and mask before training starts."""
 
 from __future__ import annotations
 
 import os
-from itertools import product
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monai_lossext.data.checks import Finding
 from monai_lossext.data.datalists import Item
-from monai_lossext.data.volumes import Grid, read_grid, read_voxels
+from monai_lossext.data.pictures import shown
+from monai_lossext.scripts.files import reason
+from monai_lossext.scripts.volume_files import (
+    Grid,
+    as_whole,
+    grid_difference,
+    grid_problem,
+    read_grid,
+    read_voxels,
+    value_problem,
+)
 
-GRID_TOLERANCE = 0.1  # voxels by which the corners of an image and its mask may differ
-SMALLEST_DETERMINANT = 1e-9  # mm^3 of a voxel; below, the affine maps the volume to a plane
+EMPTY = "masks show no lesion"
+
+CheckMask = Callable[[np.ndarray, Grid], tuple[str, str]]  # what is wrong, and what is to be counted; or ""
 
 
 def check_brain(item: Item, brain_ml: tuple[float, float] | None) -> Finding:
@@ -24,100 +35,94 @@ def check_brain(item: Item, brain_ml: tuple[float, float] | None) -> Finding:
         item: with "image" and "label".
         brain_ml: smallest and largest volume of a brain in ml; None: any.
     """
-    grids: dict[str, Grid] = {}
+    return check_volumes(item, partial(_brain_problem, brain_ml=brain_ml))
+
+
+def check_lesions(item: Item, label_values: Sequence[int]) -> Finding:
+    """Read all channels of a case and the mask of its lesions, as :func:`check_brain` does.
+
+    Args:
+        item: with "image", the paths of all channels, and "label".
+        label_values: that the mask may hold.
+    """
+    return check_volumes(item, partial(_lesion_problem, label_values=label_values))
+
+
+def check_volumes(item: Item, check_mask: CheckMask) -> Finding:
+    """Read the images and the mask of a case, which must lie on one grid.
+
+    Args:
+        item: with "image", a path or the paths of several channels, and "label".
+        check_mask: says what is wrong with the values of a mask.
+    """
+    images = item["image"] if isinstance(item["image"], list) else [item["image"]]
+    files = [*(("image", Path(image)) for image in images), ("mask", Path(item["label"]))]
+    grids: dict[Path, Grid] = {}
     problems = []
-    for key, kind in (("image", "image"), ("label", "mask")):
-        path = Path(item[key])
+    for kind, path in files:
         if not path.is_file():
             problems.append(f"{kind} {path} is missing")
             continue
         try:
-            grids[key] = read_grid(path)
+            grids[path] = read_grid(path)
         except Exception as error:  # nibabel, zlib and SimpleITK raise errors of many kinds for broken files
             problems.append(_unreadable(kind, path, error))
             continue
-        problems += [f"{kind} {path} {problem}" for problem in _grid_problems(grids[key])]
-    if not problems and (difference := _difference(grids["image"], grids["label"])):
-        problems.append(f"mask {item['label']} lies on another grid than its image: {difference}")
-    return Finding(tuple(problems or _voxel_problems(item, grids["label"], brain_ml)))
+        if problem := grid_problem(grids[path]):
+            problems.append(f"{kind} {path} {problem}")
+    first = files[0][1]
+    for kind, path in files[1:] if not problems else []:
+        if difference := grid_difference(grids[first], grids[path], ("image", kind if kind == "mask" else "this one")):
+            other = "its image" if kind == "mask" else str(first)
+            problems.append(f"{kind} {path} lies on another grid than {other}: {difference}")
+    notices = [f"{kind}s {grids[path].notice}" for kind, path in files if path in grids and grids[path].notice]
+    if not problems:
+        problems, found = _voxel_problems(files, grids[first], check_mask)
+        notices += found
+    return Finding(tuple(problems), tuple(dict.fromkeys(notices)))
 
 
 def _unreadable(kind: str, path: Path, error: Exception) -> str:
-    return f"{kind} {path} ({os.path.getsize(path)} bytes) cannot be read: {error}"
+    return f"{kind} {path} ({os.path.getsize(path)} bytes) cannot be read: {reason(error)}"
 
 
-def _grid_problems(grid: Grid) -> list[str]:
-    if len(grid.shape) != 3 or min(grid.shape) < 1:
-        return [f"has {len(grid.shape)} dimensions ({_times(grid.shape)}); expected one volume of 3 dimensions"]
-    if not grid.oriented:
-        return ["gives no orientation: sform_code and qform_code of its header are 0"]
-    if not np.all(np.isfinite(grid.affine)) or abs(np.linalg.det(grid.affine)) < SMALLEST_DETERMINANT:
-        return [f"gives no orientation: its affine {grid.affine[:3].tolist()} is singular or not finite"]
-    return []
-
-
-def _difference(image: Grid, mask: Grid) -> str:
-    """How a mask's grid differs from its image's; empty: not."""
-    if image.shape != mask.shape:
-        return f"image {_times(image.shape)}, mask {_times(mask.shape)} voxels"
-    codes = orientation(image.affine), orientation(mask.affine)
-    if codes[0] != codes[1]:
-        return f"image {codes[0]}, mask {codes[1]}; reorient one of them"
-    corners = np.array([*product(*((0, length - 1) for length in image.shape))])
-    between = image.affine - mask.affine
-    apart = np.linalg.norm(corners @ between[:3, :3].T + between[:3, 3], axis=1)
-    if apart.max() > GRID_TOLERANCE * np.linalg.norm(image.affine[:3, :3], axis=0).min():
-        return f"their corners are up to {apart.max():.2f} mm apart"
-    return ""
-
-
-def orientation(affine: NDArray[np.float64]) -> str:
-    """Where the axes of a volume point to.
-
-    >>> orientation(np.diag([-2.0, -2.0, 2.0, 1.0]))
-    'LPS'
-    """
-    import nibabel
-
-    return "".join(nibabel.aff2axcodes(affine))
-
-
-def _voxel_problems(item: Item, grid: Grid, brain_ml: tuple[float, float] | None) -> list[str]:
-    problems = []
-    for key, kind in (("image", "image"), ("label", "mask")):
-        path = Path(item[key])
+def _voxel_problems(
+    files: Sequence[tuple[str, Path]], grid: Grid, check_mask: CheckMask
+) -> tuple[list[str], list[str]]:
+    problems, notices = [], []
+    for kind, path in files:
         try:
             values = read_voxels(path)
         except Exception as error:
             problems.append(_unreadable(kind, path, error))
             continue
-        found = _value_problem(values) or (_mask_problem(values, grid, brain_ml) if key == "label" else "")
-        if found:
-            problems.append(f"{kind} {path} {found}")
-    return problems
+        problem, notice = value_problem(values), ""
+        if kind == "mask" and not problem:
+            problem, notice = check_mask(values, grid)
+        problems += [f"{kind} {path} {problem}"] if problem else []
+        notices += [notice] if notice else []
+    return problems, notices
 
 
-def _value_problem(values: np.ndarray) -> str:
-    if values.dtype.kind not in "biuf":
-        return f"has voxels of type {values.dtype}; expected one real number per voxel"
-    if values.dtype.kind == "f" and (wrong := values.size - np.count_nonzero(np.isfinite(values))):
-        return f"has {wrong} voxels that are not finite (NaN or infinite)"
-    return ""
-
-
-def _mask_problem(values: np.ndarray, grid: Grid, brain_ml: tuple[float, float] | None) -> str:
+def _brain_problem(values: np.ndarray, grid: Grid, brain_ml: tuple[float, float] | None) -> tuple[str, str]:
     brain = values == 1
     if np.count_nonzero(brain) + np.count_nonzero(values == 0) != values.size:
+        values = as_whole(values)
+        brain = values == 1
+    if np.count_nonzero(brain) + np.count_nonzero(values == 0) != values.size:
         levels = np.unique(values)
-        shown = ", ".join(f"{level:g}" for level in levels[:6]) + (", ..." if len(levels) > 6 else "")
-        return f"is not binary: it has the values {shown}; allowed are 0 and 1 (brain) only"
+        return f"is not binary: it has the values {shown(levels)}; allowed are 0 and 1 (brain) only", ""
     if brain_ml is None:
-        return ""
+        return "", ""
     volume = np.count_nonzero(brain) * abs(np.linalg.det(grid.affine)) / 1000
     if brain_ml[0] <= volume <= brain_ml[1]:
-        return ""
-    return f"shows a brain of {volume:.0f} ml; expected {brain_ml[0]:g} to {brain_ml[1]:g} ml (brain_ml)"
+        return "", ""
+    return f"shows a brain of {volume:.0f} ml; expected {brain_ml[0]:g} to {brain_ml[1]:g} ml (brain_ml)", ""
 
 
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _lesion_problem(values: np.ndarray, grid: Grid, label_values: Sequence[int]) -> tuple[str, str]:
+    levels = np.unique(as_whole(values))
+    if not np.isin(levels, label_values).all():
+        allowed = ", ".join(map(str, label_values))
+        return f"has the values {shown(levels)}; allowed are {allowed} (label_values) only", ""
+    return "", "" if np.any(levels > 0) else EMPTY

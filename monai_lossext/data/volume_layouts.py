@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from glob import escape
 from pathlib import Path
 
 from monai_lossext.data.datalists import Datalist, Item
 from monai_lossext.data.layouts import Layout, by_case, folder_pair, paired, without_ending
-from monai_lossext.data.volumes import MASK_ENDINGS, volume_stems
+from monai_lossext.data.volumes import volume_stems
+from monai_lossext.scripts.volume_files import MASK_ENDINGS
 
 NFBS_FOLDER = "NFBS_Dataset"
 BIDS_FOLDERS = ("sub-*", "sub-*/anat", "sub-*/ses-*", "sub-*/ses-*/anat")
@@ -17,7 +19,7 @@ IMAGE_ENDING = "_T1w"
 
 def _nfbs(folder: Path) -> Datalist:
     root = folder / NFBS_FOLDER if (folder / NFBS_FOLDER).is_dir() else folder
-    subjects = [path for path in root.glob("A*") if any(path.glob(f"sub-{path.name}_*{IMAGE_ENDING}.nii*"))]
+    subjects = [path for path in root.glob("A*") if any(path.glob(f"sub-{escape(path.name)}_*{IMAGE_ENDING}.nii*"))]
     return _named(subjects, f"{IMAGE_ENDING}_brainmask")
 
 
@@ -31,7 +33,7 @@ def _volumes(folder: Path) -> Datalist:
     if not (images.is_dir() and labels.is_dir()):
         return {}
     endings = ("", *MASK_ENDINGS, "_mask")
-    return {"training": _with_subjects(folder_pair(images, labels, volume_stems, endings, (".nii.gz", ".nii.gz")))}
+    return {"training": with_subjects(folder_pair(images, labels, volume_stems, endings, (".nii.gz", ".nii.gz")))}
 
 
 def _named(folders: Iterable[Path], mask_ending: str) -> Datalist:
@@ -45,18 +47,22 @@ def _named(folders: Iterable[Path], mask_ending: str) -> Datalist:
             path: without_ending(stem, MASK_ENDINGS) for path, stem in stems.items() if stem.endswith(MASK_ENDINGS)
         }
         recognised = recognised or not set(images.values()).isdisjoint(labels.values())
-        expected = (folder / f"{{}}{IMAGE_ENDING}.nii.gz", folder / f"{{}}{mask_ending}.nii.gz")
+        expected = ((folder, f"{IMAGE_ENDING}.nii.gz"), (folder, f"{mask_ending}.nii.gz"))
         items += paired(by_case(images), by_case(labels), *expected)
     by_case({Path(item["image"]): item["case"] for item in items})  # one scan in two folders is an error
-    return {"training": _with_subjects(items)} if recognised else {}
+    return {"training": with_subjects(items)} if recognised else {}
 
 
-def _with_subjects(items: Iterable[Item]) -> list[Item]:
+def with_subjects(items: Iterable[Item]) -> list[Item]:
+    """Add to items whose head it is: `sub-01` of the case `sub-01_ses-2`, `BraTS-GLI-00001` of `BraTS-GLI-00001-000`.
+
+    Other cases are subjects of their own.
+    """
     return [{"case": item["case"], "subject": _subject(item["case"]), **item} for item in items]
 
 
 def _subject(case: str) -> str:
-    named = re.match(r"sub-[A-Za-z0-9]+", case)
+    named = re.match(r"sub-[A-Za-z0-9]+|BraTS-[A-Za-z]+-[0-9]+", case)
     return named[0] if named else case
 
 

@@ -1,45 +1,31 @@
-"""Volumes as files: finding them, and reading their grids and voxels."""
+"""Listing volumes."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from monai_lossext.data.datalists import DatalistError, Item
 from monai_lossext.data.layouts import by_case
-
-NIFTI_SUFFIXES = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI_SUFFIXES, ".nrrd", ".mha", ".mhd")
-MASK_ENDINGS = ("_T1w_brainmask", "_brainmask", "_desc-brain_mask")
-STRIPPED_ENDING = "_T1w_brain"  # an image without its skull, which is no mask
-
-
-class Grid(NamedTuple):
-    """Where the voxels of a volume lie."""
-
-    shape: tuple[int, ...]  # without axes of length 1 after the third
-    affine: NDArray[np.float64]  # (4, 4), voxels to mm in RAS
-    oriented: bool = True  # False: the header does not say how the head lies, and the affine is a guess
+from monai_lossext.scripts.volume_files import (
+    LOOKED_FOR,
+    SUFFIXES,
+    find_volumes,
+    is_dicom,
+    series_in,
+    stem_of,
+    suffix_of,
+)
 
 
 def volume_stems(folder: Path) -> dict[Path, str]:
     """The volumes directly in a folder, sorted, with their names without suffix; hidden files are left out."""
     return {
-        path: _stem(path)
+        path: stem_of(path)
         for path in sorted(folder.iterdir())
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+        if suffix_of(path) and path.is_file() and not path.name.startswith(".")
     }
-
-
-def _stem(path: Path) -> str:
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
-    return path.name[: len(path.name) - len(suffix)]
 
 
 def volume_list(path: str | os.PathLike[str]) -> list[Item]:
@@ -62,20 +48,28 @@ def volume_list(path: str | os.PathLike[str]) -> list[Item]:
     root = Path(path).expanduser().absolute()
     if not root.exists():
         raise DatalistError(f"{root}: there is no such folder or volume")
-    if root.is_dir():
-        stems = volume_stems(root)
-        volumes = {file: stem for file, stem in stems.items() if not stem.endswith((*MASK_ENDINGS, STRIPPED_ENDING))}
-        volumes = volumes or _series_folders(root)
-    elif root.suffix.lower() == ".json":
+    if root.suffix.lower() == ".json" and root.is_file():
         volumes = _listed(root)
-    elif root.name.lower().endswith(SUFFIXES):
-        volumes = {root: _stem(root)}
-    else:
-        advice = "; name the folder of the series" if _is_dicom(root) else ""
+    elif root.is_file() and not suffix_of(root):
+        advice = "; name the folder of the series" if is_dicom(root) else ""
         raise DatalistError(f"{root} is no volume; looked for {', '.join(SUFFIXES)}{advice}")
+    else:
+        volumes = {file: stem_of(file) for file in find_volumes(root)}
+        problems = [f"  {folder}: {problem}" for folder in volumes if folder.is_dir() and (problem := _problem(folder))]
+        if problems:
+            raise DatalistError("\n".join(["expected one DICOM series in each folder, found", *problems]))
     if not volumes:
-        raise DatalistError(f"{root} holds no volume; looked for {', '.join(SUFFIXES)} and DICOM series")
+        raise DatalistError(f"{root} holds no volume; looked for {LOOKED_FOR}")
     return [{"case": case, "image": str(file)} for case, file in by_case(volumes).items()]
+
+
+def _problem(folder: Path) -> str:
+    """Why a folder holds no single DICOM series."""
+    try:
+        count = len(series_in(folder))
+    except ValueError as error:
+        return str(error)
+    return "" if count == 1 else f"{count} series"
 
 
 def _listed(file: Path) -> dict[Path, str]:
@@ -85,87 +79,8 @@ def _listed(file: Path) -> dict[Path, str]:
         sections = content.values() if isinstance(content, dict) else [content]
         items = [item for section in sections if isinstance(section, list) for item in section]
         images = [(item, {}) if isinstance(item, str) else (item["image"], item) for item in items]
-        return {file.parent / image: str(item.get("case", _stem(Path(image)))) for image, item in images}
+        return {file.parent / image: str(item.get("case", stem_of(Path(image)))) for image, item in images}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DatalistError(
             f'{file} is no datalist, that is lists of items with an "image": {type(error).__name__}: {error}'
         ) from error
-
-
-def _series_folders(root: Path) -> dict[Path, str]:
-    """The folder itself, or else those in it, that hold a DICOM series."""
-    for folders in ([root], sorted(path for path in root.iterdir() if path.is_dir())):
-        found = [folder for folder in folders if any(_is_dicom(path) for path in folder.iterdir())]
-        problems = [f"  {folder}: {count} series" for folder in found if (count := _series_count(folder)) != 1]
-        if problems:
-            raise DatalistError("\n".join(["expected one DICOM series in each folder, found", *problems]))
-        if found:
-            return {folder: folder.name for folder in found}
-    return {}
-
-
-def _is_dicom(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _series_count(folder: Path) -> int:
-    import SimpleITK
-
-    return len(SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
-
-
-def read_grid(path: Path) -> Grid:
-    """Read the header of a volume; the voxels stay unread.
-
-    Raises:
-        Exception: of many kinds, where the header cannot be read.
-    """
-    if path.name.lower().endswith(NIFTI_SUFFIXES):
-        import nibabel
-
-        image: Any = nibabel.load(path)
-        header = image.header
-        oriented = bool(header["sform_code"] or header["qform_code"])
-        return Grid(_without_trailing_ones(image.shape), np.array(image.affine, np.float64), oriented)
-    import SimpleITK
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    dimension = reader.GetDimension()
-    if dimension != 3:
-        return Grid(_without_trailing_ones(reader.GetSize()), np.eye(4))  # the shape alone makes it unusable
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
-    return Grid(reader.GetSize(), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # from LPS, in which ITK counts
-
-
-def read_voxels(path: Path) -> np.ndarray:
-    """Read the values (X, Y, Z) of a volume, in the type they are stored in unless the header scales them.
-
-    Raises:
-        Exception: of many kinds, where the file is truncated or damaged.
-    """
-    if path.name.lower().endswith(NIFTI_SUFFIXES):
-        import nibabel
-
-        volume: Any = nibabel.load(path)
-        values = np.asanyarray(volume.dataobj)
-        return values.reshape(_without_trailing_ones(values.shape))
-    import SimpleITK
-
-    image = SimpleITK.ReadImage(str(path))
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(f"it has {image.GetNumberOfComponentsPerPixel()} components per voxel")
-    return SimpleITK.GetArrayFromImage(image).T
-
-
-def _without_trailing_ones(shape: Sequence[int]) -> tuple[int, ...]:
-    dimensions = len(shape)
-    while dimensions > 3 and shape[dimensions - 1] == 1:
-        dimensions -= 1
-    return tuple(int(length) for length in shape[:dimensions])

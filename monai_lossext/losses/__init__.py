@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from .base import ClasswiseLoss, SegmentationLoss
 from .boundary import BoundaryDistanceLoss, HausdorffCVLoss, HausdorffDistanceLoss, HausdorffERLoss
+from .calibration import CalibrationLoss
 from .catalogue import LossEntry, catalogue
+from .components import BlobDiceLoss, ComponentDiceLoss, SkeletonRecallLoss
 from .compound import (
     ComboLoss,
     CompoundLoss,
@@ -47,9 +49,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AsymmetricSimilarityLoss",
     "BalancedCrossEntropyLoss",
+    "BlobDiceLoss",
     "BoundaryDistanceLoss",
+    "CalibrationLoss",
     "ClasswiseLoss",
     "ComboLoss",
+    "ComponentDiceLoss",
     "CompoundLoss",
     "Counts",
     "DeepSupervisedLoss",
@@ -76,6 +81,7 @@ __all__ = [
     "SegmentationLoss",
     "SensitivitySpecificityLoss",
     "ShapeAwareLoss",
+    "SkeletonRecallLoss",
     "SoftDiceLoss",
     "SoftJaccardLoss",
     "SoftTverskyLoss",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.modules.loss import _Loss
@@ -15,7 +17,7 @@ from torch.nn.modules.loss import _Loss
 from .engine import checks
 from .engine.operators import voxel_sums
 from .engine.plain import Wanted
-from .engine.precision import Activation, computing_dtype
+from .engine.precision import Activation, computing_dtype, promoted
 from .engine.reading import Reading, read_shapes
 from .paths import known, waits
 
@@ -43,9 +45,17 @@ class ClasswiseOptions(LossOptions, total=False):
     empty: str
 
 
+def number(name: str, value: Any) -> float:
+    """Return a number; raise TypeError for lists and other things that are none."""
+    if isinstance(value, (Real, Tensor)) and not (isinstance(value, Tensor) and value.numel() != 1):
+        return float(value)
+    raise TypeError(f"{name} must be one number, got {value!r} ({type(value).__name__}).")
+
+
 def non_negative(**named: float) -> float:
     """Return the one named number as float; raise ValueError unless it is finite and at least 0."""
     ((name, value),) = named.items()
+    value = number(name, value)
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}.")
     return float(value)
@@ -54,6 +64,7 @@ def non_negative(**named: float) -> float:
 def positive(**named: float) -> float:
     """Return the one named number as float; raise ValueError unless it is finite and above 0."""
     ((name, value),) = named.items()
+    value = number(name, value)
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a finite number above 0, got {value}.")
     return float(value)
@@ -62,9 +73,18 @@ def positive(**named: float) -> float:
 def fraction(**named: float) -> float:
     """Return the one named number as float; raise ValueError unless it lies in [0, 1]."""
     ((name, value),) = named.items()
+    value = number(name, value)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], got {value}.")
     return float(value)
+
+
+def flag(**named: bool) -> bool:
+    """Return the one named switch; raise TypeError unless it is a bool: 1.0 may be meant for another argument."""
+    ((name, value),) = named.items()
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}; all arguments after other_act are keywords.")
+    return bool(value)
 
 
 def one_of(choices: Sequence[str], **named: str) -> str:
@@ -95,7 +115,7 @@ class SegmentationLoss(_Loss):
             next call of any loss raises. ``"now"``: at once everywhere. ``"never"``: nobody looks.
 
     Raises:
-        TypeError: when ``other_act`` is not callable.
+        TypeError: when ``other_act`` is not callable, a switch is not a bool, or a list stands where a number is meant.
         ValueError: when more than one activation is asked for, or an option has a value it cannot have.
     """
 
@@ -118,19 +138,20 @@ class SegmentationLoss(_Loss):
         super().__init__(reduction=one_of(REDUCTIONS, reduction=reduction))
         if other_act is not None and not callable(other_act):
             raise TypeError(f"other_act must be None or callable but is {type(other_act).__name__}.")
-        if int(sigmoid) + int(softmax) + int(other_act is not None) > 1:
+        self.include_background = flag(include_background=include_background)
+        self.to_onehot_y = flag(to_onehot_y=to_onehot_y)
+        self.sigmoid = flag(sigmoid=sigmoid)
+        self.softmax = flag(softmax=softmax)
+        if self.sigmoid + self.softmax + (other_act is not None) > 1:
             raise ValueError(
                 "Incompatible values: more than 1 of [sigmoid=True, softmax=True, other_act is not None], got "
                 f"sigmoid={sigmoid}, softmax={softmax}, other_act={other_act}."
             )
-        self.include_background = include_background
-        self.to_onehot_y = to_onehot_y
-        self.sigmoid = sigmoid
-        self.softmax = softmax
         self.other_act = other_act
         self.ignore_index = ignore_index
         self.validate = one_of(checks.VALIDATE, validate=validate)
-        self.register_buffer("weight", None if weight is None else torch.as_tensor(weight, dtype=torch.float32))
+        exact = None if weight is None else torch.as_tensor(weight, dtype=torch.float64).detach().clone()
+        self.register_buffer("weight", exact)
         if self.weight is not None and (self.weight.ndim > 1 or not bool((self.weight >= 0).all())):
             raise ValueError(f"weight must be one number or one a class, each at least 0, got {weight}.")
 
@@ -144,6 +165,16 @@ class SegmentationLoss(_Loss):
                 if name != "self" and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
                     named.setdefault(name, parameter)
         cls.__signature__ = inspect.Signature(sorted(named.values(), key=lambda parameter: parameter.kind))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SegmentationLoss:
+        """Move the weights, in float32 to devices that have no float64 (Apple's MPS)."""
+        try:
+            return super()._apply(fn, recurse)
+        except TypeError:
+            if self.weight is None or self.weight.dtype != torch.float64:
+                raise
+            self.weight = self.weight.float()
+            return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         """Return the arguments that differ from their defaults."""
@@ -260,6 +291,51 @@ class ClasswiseLoss(SegmentationLoss):
         return self.reduced(value, valid)
 
 
+class PartsLoss(ClasswiseLoss):
+    """Base of all losses that judge parts of a class: components, skeletons, bins. A new one defines :meth:`judged`.
+
+    Takes the arguments of :class:`ClasswiseLoss`.
+    """
+
+    def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
+            target: as in :meth:`.RegionLoss.forward`. A mapping may hold ``"components"`` or ``"skeleton"``, both
+                (B, C, *S), as :class:`.ConnectedComponentsd` and :class:`.TubedSkeletond` make them; losses that need
+                them compute them from the label on the CPU otherwise.
+            mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
+
+        Returns:
+            A scalar, or for ``reduction="none"`` (B, C), without the background where that is excluded. In the input's
+            dtype, at least float32.
+
+        Raises:
+            AssertionError: when the shape of target, mask or map does not fit the input's.
+            ValueError: when the number of dimensions, a label, a target's value, a voxel weight, the number of class
+                weights or of spacings is wrong, or a map has another dtype than the transform gives it.
+        """
+        reading = self.read(input, target, mask).activated()
+        if reading.input.numel() == 0:
+            return self.of_nothing(reading)
+        reading, bad = checks.checked(reading)
+        reading = replace(reading, input=promoted(reading.input))  # once: float16 rounds each gradient
+        first = 1 if not self.include_background and reading.channels > 1 else 0
+        value, n, absent, wrong = self.judged(reading, first)
+        if reading.classes is not None:
+            n = n * reading.classes[:, first:]
+        value = self.settled(value, n, [(absent, lambda: wrong)])
+        value = value if bad is None else torch.where(bad, torch.nan, value)
+        return value.to(computing_dtype(reading.input))
+
+    def judged(self, reading: Reading, first: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return for each class from the first on, (B, C): value, weighted number of voxels, whether it is absent, and
+        the mean wrong probability if it is.
+        """
+        raise NotImplementedError
+
+
 class SumsLoss(SegmentationLoss):
     """Base of all losses that are functions of the sums of one walk through the volume; see :mod:`.engine.plain`.
 
@@ -311,6 +387,13 @@ def safe_ratio(numerator: Tensor, denominator: Tensor, otherwise: float) -> Tens
     if known(defined):
         return numerator / denominator
     return torch.where(defined, numerator / torch.where(defined, denominator, 1.0), otherwise)
+
+
+def smoothed_ratio(numerator: Tensor, denominator: Tensor, smooth_nr: float, smooth_dr: float) -> Tensor:
+    """Return the ratio of sums that are at least 0, each smoothed; 0 / 0, with nothing to find, counts as perfect."""
+    if smooth_dr > 0:
+        return (numerator + smooth_nr) / (denominator + smooth_dr)
+    return safe_ratio(numerator + smooth_nr, denominator + smooth_dr, otherwise=1.0)
 
 
 def mean(total: Tensor, n: Tensor) -> Tensor:

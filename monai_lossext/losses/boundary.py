@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .base import SegmentationLoss, mean, non_negative, one_of, positive
+from .base import SegmentationLoss, flag, mean, non_negative, one_of, positive
 from .engine import plain
 from .engine.checks import checked
 from .engine.distances import above, checked_spacing, class_masks, signed_distance, visible
@@ -92,8 +91,7 @@ class BoundaryLossBase(SegmentationLoss):
         """
         if first:
             phi = torch.cat([torch.zeros_like(phi[:, :first]), phi], 1)
-        reading = replace(reading, mask=phi, classes=None, validate="never")
-        found, _ = voxel_sums(reading, wanted, signed=True)
+        found, _ = voxel_sums(reading.weighed_by(phi), wanted)
         return [None if x is None else x[:, first:] for x in found]
 
 
@@ -140,7 +138,7 @@ class BoundaryDistanceLoss(BoundaryLossBase):
     ) -> None:
         super().__init__(*args, **options)
         self.inside = one_of(("shifted", "full"), inside=inside)
-        self.normalize = normalize
+        self.normalize = flag(normalize=normalize)
         self.spacing = checked_spacing(spacing)
 
     def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:
@@ -196,7 +194,7 @@ class HausdorffDistanceLoss(BoundaryLossBase):
     ) -> None:
         super().__init__(*args, **options)
         self.alpha = positive(alpha=alpha)
-        self.one_sided = one_sided
+        self.one_sided = flag(one_sided=one_sided)
         self.spacing = checked_spacing(spacing)
 
     def total(self, reading: Reading, first: int, weight: Tensor | None) -> Tensor:

@@ -6,11 +6,14 @@ does not exist for them.
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
 
 from .base import SegmentationLoss
 from .boundary import BoundaryDistanceLoss, HausdorffCVLoss, HausdorffDistanceLoss, HausdorffERLoss
+from .calibration import CalibrationLoss
+from .components import BlobDiceLoss, ComponentDiceLoss, SkeletonRecallLoss
 from .compound import (
     ComboLoss,
     DiceCrossEntropyLoss,
@@ -42,6 +45,15 @@ from .voxel import (
     WeightedCrossEntropyLoss,
 )
 
+FAMILIES = {
+    "voxel": "every voxel by itself: cross-entropies with their weights",
+    "region": "the overlap, from the counts of true and false voxels",
+    "boundary": "how far the outlines are apart",
+    "component": "every lesion or branch by itself",
+    "calibration": "what the probabilities promise",
+    "compound": "two of these together",
+}  # what the losses of each judge
+
 
 @dataclass(frozen=True)
 class LossEntry:
@@ -49,7 +61,7 @@ class LossEntry:
 
     Attributes:
         cls: the class.
-        family: ``"voxel"``, ``"region"``, ``"boundary"`` or ``"compound"``.
+        family: a key of FAMILIES.
         formula: per class, in plain text, with the soft counts TP, FP, FN, TN and the smoothing s.
         paper: source with the number of its equation and its arXiv number or DOI.
         range: of the value, with what a perfect, a wrong and an empty case give.
@@ -57,6 +69,7 @@ class LossEntry:
         monai: the nearest class of MONAI 1.6.1, or "none".
         difference: how it differs from that class.
         partner: the loss of this package that it must be combined with to train from the start, or "".
+        factor: what it is multiplied with beside its partner; None: scaled to the partner's value.
         without_gradient: wrong predictions that have no gradient by the loss's definition, with the reason, or "".
         graph: whether ``torch.compile`` turns it into one graph.
         activation: whether it takes an activation; otherwise it works on the logits themselves.
@@ -72,6 +85,7 @@ class LossEntry:
     monai: str
     difference: str
     partner: str = ""
+    factor: float | None = None
     without_gradient: str = ""
     graph: bool = True
     activation: bool = True
@@ -96,9 +110,9 @@ class LossEntry:
             return own
         partner = {"_target_": f"monai_lossext.losses.{self.partner}", **activation}
         compound = {"_target_": "monai_lossext.losses.CompoundLoss", "terms": {"partner": partner, "own": own}}
-        if self.cls is BoundaryDistanceLoss:  # its value, negative at best, is nothing to scale by
-            return {**compound, "weights": {"own": 0.01}}
-        return {**compound, "balance": "ratio"}
+        return (
+            {**compound, "balance": "ratio"} if self.factor is None else {**compound, "weights": {"own": self.factor}}
+        )
 
     @property
     def arguments(self) -> str:
@@ -335,6 +349,7 @@ _CATALOGUE = (
         monai="BoundaryLoss",
         difference="spacing, precomputed maps, 1D, masks, ignored and partial labels",
         partner="ScaledGeneralizedDiceLoss",
+        factor=0.01,  # its value, negative at best, is nothing to scale by
         without_gradient="a class that is absent or fills the picture has no border, so that its distances are 0; with "
         'inside="shifted", so are those of foreground that touches the border',
         graph=False,
@@ -382,6 +397,58 @@ _CATALOGUE = (
         partner="SoftDiceLoss",
         without_gradient="errors nearer to a border than about the smallest radius: no ball fits in",
         spatial=True,
+    ),
+    LossEntry(
+        cls=BlobDiceLoss,
+        family="component",
+        formula="mean over components k of 1 - (2 S_k + s) / (S_k + S_0 + N_k + s), S the sum of p in k, or outside",
+        paper="Kofler et al. 2022, arXiv:2205.08209",
+        range="[0, 1]: perfect 0, disjoint 1, absent class: mean predicted probability",
+        good_for="many lesions of different size, each of which is to be found",
+        monai="none",
+        difference="no counterpart",
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=ComponentDiceLoss,
+        family="component",
+        formula="mean over components of Dice and mean cross-entropy in the region nearest to each",
+        paper="Bouteille et al. 2025, arXiv:2511.17146; Kundu et al. 2026, arXiv:2604.24276",
+        range="[0, inf): perfect 0, absent class: mean predicted probability",
+        good_for="many lesions of different size, with a gradient everywhere, and false ones charged to the nearest",
+        monai="none",
+        difference="no counterpart",
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=SkeletonRecallLoss,
+        family="component",
+        formula="1 - (sum(t p) + s) / (sum(t) + s), t a tube around the skeleton of the class",
+        paper="Kirchhoff et al. 2024, arXiv:2404.03010",
+        range="[0, 1]: perfect 0, nothing found 1, absent class: mean predicted probability",
+        good_for="vessels and other thin structures that must stay connected",
+        monai="SoftclDiceLoss",
+        difference="thins the target alone, once; soft clDice thins the prediction too, softly, at every step",
+        partner="DiceCrossEntropyLoss",
+        factor=1.0,
+        without_gradient="voxels off the skeleton of a class that is present: only recall counts",
+        graph=False,
+        spatial=True,
+    ),
+    LossEntry(
+        cls=CalibrationLoss,
+        family="calibration",
+        formula="mean over bins that are not empty of |mean p - mean g|",
+        paper="Barfoot et al. 2024, arXiv:2403.06759 (hard bins); 2025, arXiv:2506.03942 (soft bins)",
+        range="[0, 1]: perfect 0, certain and wrong 1, absent class: mean predicted probability",
+        good_for="probabilities that say how often they are right, beside a Dice loss",
+        monai="none",
+        difference="no counterpart",
+        partner="DiceCrossEntropyLoss",
+        factor=1.0,
+        without_gradient="bins whose mean probability is the frequency of the class already",
     ),
     LossEntry(
         cls=DiceCrossEntropyLoss,
@@ -436,6 +503,25 @@ _CATALOGUE = (
         spatial=True,
     ),
 )
+
+
+def entry_named(name: str) -> LossEntry:
+    """Return the entry of a loss by its class, its overlay or what ``_target_`` is, in capitals or not.
+
+    Raises:
+        LookupError: there is none; the message names the nearest.
+
+    Example:
+        >>> from monai_lossext.losses.catalogue import entry_named
+        >>> entry_named("mcc").name
+        'MatthewsCorrelationLoss'
+    """
+    named = {key.lower(): entry for entry in _CATALOGUE for key in (entry.name, entry.overlay, entry.target)}
+    if name.lower() in named:
+        return named[name.lower()]
+    close = difflib.get_close_matches(name.lower(), named, n=1)
+    hint = f"; did you mean {named[close[0]].name}?" if close else ""
+    raise LookupError(f"there is no loss {name} in the catalogue{hint}")
 
 
 def catalogue() -> tuple[LossEntry, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from .boundary import HausdorffDistanceLoss
 from .engine.checks import OneCall
 from .engine.plain import Wanted, safe_pow
 from .engine.precision import SMALLEST_PROBABILITY, held, promoted
+from .lovasz import LovaszHingeLoss
 from .region import Counts, OverlapLoss, SoftDiceLoss
 from .voxel import BalancedCrossEntropyLoss, Factors, Sizes, TopKCrossEntropyLoss, VoxelLoss, WeightedCrossEntropyLoss
 
@@ -36,16 +37,19 @@ class CompoundLoss(_Loss):
     For a boundary loss beside the region loss that it needs, or for several aims at once.
 
     Args:
-        terms: name -> loss; each has its own options, and all must have the same activation. From a config, name ->
-            its ``_target_`` and arguments.
+        terms: name -> loss, of this package or another; each has its own options. From a config, name -> its
+            ``_target_`` and arguments. All get the same input, so the activations must agree, as far as a term or a
+            loss inside of it tells them by ``sigmoid``, ``softmax`` and ``other_act``. A term that does not tell, such
+            as ``torch.nn.BCEWithLogitsLoss``, MONAI's ``FocalLoss`` or :class:`LovaszHingeLoss`, takes the input as it
+            is: the logits, beside terms that have an activation.
         weights: name -> factor of at least 0; 1 where a name is missing. :meth:`set_weight` changes one.
         balance: ``"ratio"`` scales each further term to the value of the first, without gradient through the scale.
 
     Range: that of the terms, weighed and added.
 
     Raises:
-        ValueError: when there is no term, a weight is of no term or negative, the activations differ, or a term
-            returns no scalar (``reduction="none"``).
+        ValueError: when there is no term, a weight is of no term or negative, the activations differ, one term takes
+            probabilities and another logits, or a term returns no scalar (``reduction="none"``).
 
     Source: Ma 2020, section 5, arXiv:2005.13449; the ratio of Karimi and Salcudean 2019, arXiv:1904.10030, taken at
     every step.
@@ -72,10 +76,8 @@ class CompoundLoss(_Loss):
         for name, value in (weights or {}).items():
             self.set_weight(name, value)
         self.balance = None if balance is None else one_of(("ratio",), balance=balance)
-        acts = {name: tuple(getattr(term, act, None) for act in ACTIVATIONS) for name, term in terms.items()}
-        if len(set(acts.values())) > 1:
-            told = "; ".join(f"{name} has {dict(zip(ACTIVATIONS, act, strict=True))}" for name, act in acts.items())
-            raise ValueError(f"all terms must have the same activation: {told}.")
+        self.watchers: list[Callable[[Mapping[str, Tensor]], None]] = []
+        check_activations(terms)
         for name, term in terms.items():
             if getattr(term, "reduction", "mean") == "none":
                 raise ValueError(f"terms are added as scalars, but {name} has reduction='none'; use 'mean' or 'sum'.")
@@ -137,6 +139,8 @@ class CompoundLoss(_Loss):
             A scalar.
         """
         parts = self.parts(input, target, mask)
+        for watch in self.watchers:
+            watch(parts)
         first, total = next(iter(parts.values())), None
         for name, part in parts.items():
             part = self.ratio(first, part) * part if self.balance and part is not first else part
@@ -154,6 +158,43 @@ class CompoundLoss(_Loss):
         """Return what scales ``other`` to the size of ``first``; 1 where either is 0 and has nothing to compare."""
         first, other = first.detach().abs(), other.detach().abs()  # a negative scale would turn the gradient around
         return torch.where(first == 0, torch.ones_like(first), safe_ratio(first, other, otherwise=1.0))
+
+
+def check_activations(terms: Mapping[str, nn.Module]) -> None:
+    """Raise ValueError unless one input can be right for all terms."""
+    acts = {name: sorted(activations(term), key=str) for name, term in terms.items()}
+    told = {act for found in acts.values() for act in found}
+    if len(told) > 1:
+        each = "; ".join(
+            f"{name} has {' and '.join(str(dict(zip(ACTIVATIONS, act, strict=True))) for act in found)}"
+            for name, found in acts.items()
+            if found
+        )
+        raise ValueError(f"all terms must have the same activation: {each}.")
+    logits = [name for name, term in terms.items() if takes_logits(term)]
+    if logits and told == {(False, False, None)}:
+        others = ", ".join(name for name, found in acts.items() if found)
+        raise ValueError(
+            f"{', '.join(logits)} takes logits, but {others} has no activation and takes probabilities; give it "
+            "sigmoid=True or softmax=True."
+        )
+
+
+def activations(term: nn.Module) -> set[tuple[Any, ...]]:
+    """Return the activations of a loss, or of those inside of it, as far as they are told."""
+    if isinstance(term, LovaszHingeLoss):
+        return set()
+    before = "pre_" if hasattr(term, "pre_sigmoid") else ""  # MONAI's MaskedDiceLoss, whose base then has none
+    act = tuple(getattr(term, before + name, None) for name in ACTIVATIONS)
+    if isinstance(act[0], int) and isinstance(act[1], int):  # not a layer of that name
+        return {act}
+    return {act for child in term.children() for act in activations(child)}
+
+
+def takes_logits(term: nn.Module) -> bool:
+    """Return whether a loss is known to take logits, whatever it makes of them."""
+    known = (nn.BCEWithLogitsLoss, nn.CrossEntropyLoss, LovaszHingeLoss)
+    return isinstance(term, known) or hasattr(term, "use_softmax")  # which MONAI's FocalLoss has
 
 
 def fit_together(terms: Iterable[nn.Module]) -> bool:
@@ -174,11 +215,13 @@ class JointLoss(CompoundLoss):
     """Base of compound losses whose terms are fixed and share their activation and options.
 
     Args:
-        include_background, to_onehot_y, sigmoid, softmax, other_act: as for :class:`.SegmentationLoss`. The background
-            is left out of Dice and Hausdorff terms only: without it a cross-entropy could not see false alarms.
+        include_background: as for :class:`.SegmentationLoss`. The background is left out of Dice and Hausdorff terms
+            only: without it a cross-entropy could not see false alarms.
+        to_onehot_y, sigmoid, softmax, other_act: as for :class:`.SegmentationLoss`.
         reduction: of each term, ``"mean"`` or ``"sum"``.
-        weight, ignore_index, validate, batch, empty, distributed, group, soft_label, smooth_nr, smooth_dr: as for
-            :class:`.OverlapLoss`. In a cross-entropy a background that is left out elsewhere has weight 1.
+        weight: as for :class:`.OverlapLoss`. In a cross-entropy a background that is left out elsewhere has weight 1.
+        ignore_index, validate, batch, empty, distributed, group, soft_label, smooth_nr, smooth_dr: as for
+            :class:`.OverlapLoss`.
     """
 
     __signature__: inspect.Signature
@@ -213,7 +256,7 @@ def cross_entropy_options(args: Sequence[Any], options: Mapping[str, Any]) -> di
     given = common_options(args, options)
     weight = given.get("weight")
     if not given.pop("include_background", True) and weight is not None and torch.as_tensor(weight).ndim == 1:
-        given["weight"] = torch.nn.functional.pad(torch.as_tensor(weight), (1, 0), value=1)
+        given["weight"] = torch.nn.functional.pad(torch.as_tensor(weight, dtype=torch.float64), (1, 0), value=1)
     return given
 
 

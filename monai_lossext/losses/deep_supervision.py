@@ -10,15 +10,20 @@ from monai.losses import DeepSupervisionLoss
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .engine.precision import promoted
+
+Target = Tensor | Mapping[str, Any]
+
 
 class DeepSupervisedLoss(DeepSupervisionLoss):
     r"""Weighted sum of a loss over outputs of different size, each with the target in its own size.
 
     .. math:: L = \sum_l w_l\,L(p_l, g_l)
 
-    MONAI's ``DeepSupervisionLoss`` that also takes class indices of integer dtypes and target mappings: label, mask and
-    maps are resampled to each output's size by the nearest voxel, so that distances stay those of the full resolution;
-    ``"classes"`` stays as it is.
+    MONAI's ``DeepSupervisionLoss`` that also takes class indices of integer dtypes, target mappings, the stacked
+    outputs of MONAI's ``DynUNet`` and a target for each output. One target is resampled to each output's size, label,
+    mask and maps by the nearest voxel, so that distances stay those of the full resolution; ``"classes"`` stays as it
+    is.
 
     Args:
         loss: the loss of one output.
@@ -27,7 +32,7 @@ class DeepSupervisedLoss(DeepSupervisionLoss):
         weights: one weight an output, in the place of ``weight_mode``.
 
     Raises:
-        ValueError: when there is no input.
+        ValueError: when there is no input, or there are fewer weights, or another number of targets, than outputs.
 
     Range: that of the loss times the sum of the weights.
 
@@ -44,23 +49,53 @@ class DeepSupervisedLoss(DeepSupervisionLoss):
         0.8
     """
 
-    def forward(self, input: Tensor | Sequence[Tensor] | None, target: Tensor | Mapping[str, Any]) -> Tensor:
+    def forward(self, input: Tensor | Sequence[Tensor] | None, target: Target | Sequence[Target]) -> Tensor:
         """Compute the loss.
 
         Args:
-            input: the outputs, from the largest on, each (B, C, *S), or one output. They are widened to float32.
-            target: as for the loss, in the size of the largest output.
+            input: the outputs, from the largest on, each (B, C, *S); stacked, (B, L, C, *S), as DynUNet returns them in
+                training; or one output (B, C, *S). Half precision is widened to float32.
+            target: as for the loss, in the size of the largest output; or one for each output, in its size.
 
         Returns:
-            A scalar in float32.
+            A scalar, in at least float32.
         """
-        if isinstance(input, (list, tuple)) and isinstance(target, Mapping):
-            pairs = zip(self.get_weights(levels=len(input)), input, strict=True)
-            return torch.stack([weight * self.get_loss(output.float(), target) for weight, output in pairs]).sum()
-        value: Tensor = super().forward(input, target)  # type: ignore[arg-type]
-        return value
+        values = [weight * self.get_loss(promoted(x), g) for weight, x, g in self.outputs(input, target)]
+        return torch.stack(values).sum()
 
-    def get_loss(self, input: Tensor, target: Tensor | Mapping[str, Any]) -> Tensor:
+    def outputs(
+        self, input: Tensor | Sequence[Tensor] | None, target: Target | Sequence[Target]
+    ) -> list[tuple[float, Tensor, Target]]:
+        """Return weight, output and target one by one; arguments and errors as for :meth:`forward`."""
+        if input is None:
+            raise ValueError("input shouldn't be None.")
+        each = isinstance(target, (list, tuple))
+        targets: list[Any] = list(target) if each else [target]
+        single = isinstance(input, Tensor) and not self._stacked(input, targets[0])
+        if isinstance(input, Tensor):
+            input = [input] if single else input.unbind(1)
+        outputs = list(input)
+        targets = targets if each else targets * len(outputs)
+        if len(targets) != len(outputs):
+            raise ValueError(f"there are {len(outputs)} outputs but {len(targets)} targets; give one, or one for each.")
+        weights = [1.0] if single else self.get_weights(levels=len(outputs))
+        return list(zip(weights, outputs, targets, strict=True))
+
+    def _stacked(self, input: Tensor, target: Target) -> bool:
+        """Return whether an input is (B, L, C, *S); for one (B, C, *S), a label (B, *S) has an axis less as well."""
+        label: Tensor = target["label"] if isinstance(target, Mapping) else target
+        reads_labels = any(getattr(loss, "to_onehot_y", False) for loss in self.loss.modules())
+        without_channel = (reads_labels or input.shape[1] == 1) and label.shape[1:] == input.shape[2:]
+        return label.ndim < input.ndim and not without_channel
+
+    def get_weights(self, levels: int = 1) -> list[float]:
+        """Return the weights of so many outputs, from the largest on."""
+        if self.weights is not None and len(self.weights) < levels:
+            raise ValueError(f"there are {levels} outputs but {len(self.weights)} weights.")
+        weights: list[float] = super().get_weights(levels)
+        return weights
+
+    def get_loss(self, input: Tensor, target: Target) -> Tensor:
         """Return the loss of one output, with the target resampled to its size."""
         if isinstance(target, Mapping):
             target = {key: x if key == "classes" or x is None else self.resized(x, input) for key, x in target.items()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import ClasswiseLoss
+from .base import ClasswiseLoss, flag
 from .engine import plain
 from .engine.checks import check
 from .engine.operators import lovasz_slopes, voxel_sums
@@ -40,7 +40,7 @@ class LovaszLoss(ClasswiseLoss):
                 "sum over processes can do; each process judges its own images."
             )
         super().__init__(*args, **options)
-        self.per_image = per_image
+        self.per_image = flag(per_image=per_image)
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Compute the loss, with the arguments and errors of :meth:`.RegionLoss.forward`.
@@ -164,11 +164,11 @@ class LovaszSoftmaxLoss(LovaszLoss):
         """Return the absolute errors of the probabilities, (B, C, *S)."""
         p = probabilities(reading.input, reading.rules.activation)
         g = plain.shares(reading.rules, reading.target, p)
-        return p.sub(g.view(torch.uint8) if g.dtype == torch.bool else g).abs_()
+        return p.sub(g.to(p.dtype)).abs_()
 
     def value(self, reading: Reading) -> Tensor:
         """Return false positives and false negatives in which slopes weigh the voxels: they are the errors."""
-        sums, _ = voxel_sums(reading, Wanted(counts=True), signed=True)
+        sums, _ = voxel_sums(reading, Wanted(counts=True))
         return sums[FP] + sums[FN]  # type: ignore[operator]
 
     def counted(self, present: Tensor, first: int) -> Tensor:
@@ -220,13 +220,15 @@ class LovaszHingeLoss(LovaszLoss):
     def errors(self, reading: Reading) -> Tensor:
         """Return the hinge errors, (B, C, *S)."""
         z = promoted(reading.input)
-        inside, outside = (1 - z).relu(), (1 + z).relu()
-        g = plain.shares(reading.rules, reading.target, z)
-        return torch.where(g, inside, outside) if g.dtype == torch.bool else g * inside + (1 - g) * outside
+        g = plain.shares(reading.rules, reading.target, z).to(z.dtype)
+        if reading.labels:  # infinity is finite on the other side
+            return (1 - 2 * g).mul_(z).add_(1).relu_()
+        inside, outside = (1 - z).relu_().mul_(g), (1 + z).relu_()
+        return inside.add_(outside.addcmul_(outside, g, value=-1))
 
     def value(self, reading: Reading) -> Tensor:
         """Return the hinge errors times the slopes, (B, C)."""
-        sums, _ = voxel_sums(reading, Wanted(likelihood="hinge"), signed=True)
+        sums, _ = voxel_sums(reading, Wanted(likelihood="hinge"))
         return sums[INSIDE] + sums[OUTSIDE]  # type: ignore[operator]
 
 

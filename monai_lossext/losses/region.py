@@ -17,12 +17,13 @@ from .base import (
     Sums,
     SumsLoss,
     Undecided,
+    flag,
     fraction,
     mean,
     non_negative,
     one_of,
     positive,
-    safe_ratio,
+    smoothed_ratio,
 )
 from .engine import checks
 from .engine.distributed import over_processes, total_over_processes
@@ -65,10 +66,15 @@ class Counts:
     gg: Tensor | None = None
     missed: Tensor | None = None
     added: Tensor | None = None
-    p: Tensor = field(init=False)  # size of the prediction, sum of p
+    size_of_prediction: Tensor | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "p", self.tp + self.fp)
+    @property
+    def p(self) -> Tensor:
+        """Size of the prediction, the sum of p: added up when first asked for, which torch.compile can follow."""
+        if self.size_of_prediction is None:
+            object.__setattr__(self, "size_of_prediction", self.tp + self.fp)
+        assert self.size_of_prediction is not None
+        return self.size_of_prediction
 
     @classmethod
     def of(cls, sums: Sequence[Tensor], extra: Extra = None) -> Counts:
@@ -136,10 +142,10 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
             raise ValueError("distributed=True sums the counts of all processes and needs batch=True, got batch=False.")
         if group is not None and not distributed:
             raise ValueError("group names the processes to sum over and needs distributed=True.")
-        self.batch = batch
-        self.distributed = distributed
+        self.batch = flag(batch=batch)
+        self.distributed = flag(distributed=distributed)
         self.group = group
-        self.soft_label = soft_label
+        self.soft_label = flag(soft_label=soft_label)
 
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Compute the loss.
@@ -147,12 +153,13 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
         Args:
             input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
             target: (B, C, *S) in [0, 1], or with ``to_onehot_y=True`` class indices (B, 1, *S) or (B, *S); any dtype.
-                Or a mapping with ``"label"`` and optionally ``"mask"``, ``"classes"`` ((B, C) bool: which classes
-                were annotated in each scan; the others contribute nothing), ``"distance_map"`` and ``"penalty_map"``
-                (not used here). Under a softmax the probability of a class that was not annotated belongs to the
-                background's, and what is labelled as that class to the background (marginal loss: Shi et al. 2021,
-                doi:10.1016/j.media.2021.101979; Fidon et al. 2021, arXiv:2107.03846).
+                For one channel, (B, *S) is (B, 1, *S). Or a mapping with ``"label"`` and optionally ``"mask"``,
+                ``"classes"`` ((B, C) bool: which classes were annotated in each scan; the others contribute nothing),
+                ``"distance_map"`` and ``"penalty_map"`` (not used here). Under a softmax the probability of a class
+                that was not annotated belongs to the background's, and what is labelled as that class to the background
+                (marginal loss: Shi et al. 2021, doi:10.1016/j.media.2021.101979; Fidon et al. 2021, arXiv:2107.03846).
             mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
+                One for all samples, (1, 1, *S) or (1, C, *S), fits as well.
 
         Returns:
             A scalar, or for ``reduction="none"`` (B, C), with ``batch=True`` (1, C), without the background where that
@@ -230,10 +237,8 @@ class OverlapLoss(RegionLoss):
         self.smooth_dr = non_negative(smooth_dr=smooth_dr)
 
     def ratio(self, numerator: Tensor, denominator: Tensor) -> Tensor:
-        """Return the smoothed ratio; 0 / 0, which needs no smoothing and nothing to find, counts as perfect."""
-        if self.smooth_dr > 0:  # counts are at least 0
-            return (numerator + self.smooth_nr) / (denominator + self.smooth_dr)
-        return safe_ratio(numerator + self.smooth_nr, denominator + self.smooth_dr, otherwise=1.0)
+        """Return the smoothed ratio of counts; 0 / 0 counts as perfect."""
+        return smoothed_ratio(numerator, denominator, self.smooth_nr, self.smooth_dr)
 
 
 POWERS = {"square": 2, "simple": 1, "uniform": 0}
@@ -269,7 +274,7 @@ class SoftDiceLoss(OverlapLoss):
 
     def __init__(self, *args: Any, squared_pred: bool = False, **options: Unpack[OverlapOptions]) -> None:
         super().__init__(*args, **options)
-        self.squared_pred = squared_pred
+        self.squared_pred = flag(squared_pred=squared_pred)
         self.extra = "squares" if squared_pred else None
 
     def per_class(self, counts: Counts) -> Tensor:
@@ -304,7 +309,7 @@ class SoftJaccardLoss(OverlapLoss):
 
     def __init__(self, *args: Any, squared_pred: bool = False, **options: Unpack[OverlapOptions]) -> None:
         super().__init__(*args, **options)
-        self.squared_pred = squared_pred
+        self.squared_pred = flag(squared_pred=squared_pred)
         self.extra = "squares" if squared_pred else None
 
     def per_class(self, counts: Counts) -> Tensor:
@@ -572,7 +577,7 @@ class SensitivitySpecificityLoss(RegionLoss):
     ) -> None:
         super().__init__(*args, **options)
         self.w = fraction(w=w)
-        self.squared = squared
+        self.squared = flag(squared=squared)
         self.extra = "errors" if squared else None
         self.smooth_dr = non_negative(smooth_dr=smooth_dr)
 
@@ -615,9 +620,9 @@ class LogCoshDiceLoss(OverlapLoss):
         self, *args: Any, squared_pred: bool = False, jaccard: bool = False, **options: Unpack[OverlapOptions]
     ) -> None:
         super().__init__(*args, **options)
-        self.squared_pred = squared_pred
+        self.squared_pred = flag(squared_pred=squared_pred)
         self.extra = "squares" if squared_pred else None
-        self.jaccard = jaccard
+        self.jaccard = flag(jaccard=jaccard)
 
     def per_class(self, counts: Counts) -> Tensor:
         """Return log cosh of the Dice (or Jaccard) loss, (B, C)."""
@@ -665,7 +670,7 @@ class MatthewsCorrelationLoss(RegionLoss):
     ) -> None:
         super().__init__(*args, **options)
         self.smooth = non_negative(smooth=smooth)
-        self.multiclass = multiclass
+        self.multiclass = flag(multiclass=multiclass)
         self.extra = None if multiclass else "negatives"
         if multiclass:
             _without_options_of_single_classes(self)
@@ -681,14 +686,13 @@ class MatthewsCorrelationLoss(RegionLoss):
 
     def undecided(self, counts: Counts) -> Undecided:
         """Return classes without foreground and classes without background, with the mean wrong probability."""
-        full = (counts.g >= (1 - 1e-12) * counts.n) & (counts.g > 0)
-
-        def missed() -> Tensor:
-            return mean(counts.fn, counts.n)
-
         if self.multiclass:
-            return [(full.any(1, keepdim=True), lambda: torch.where(full, missed(), 0.0).sum(1, keepdim=True))]
-        return [*super().undecided(counts), (full, missed)]
+            full = counts.g >= (1 - 1e-12) * counts.n
+            wrong = torch.where(full & (counts.g > 0), mean(counts.fn, counts.n), 0.0)
+            return [(full.any(1, keepdim=True), lambda: wrong.sum(1, keepdim=True))]
+        assert counts.tn is not None
+        absent = torch.minimum(counts.g, counts.tn + counts.fp) <= 0  # without foreground, or without background
+        return [(absent, lambda: mean(counts.fp + counts.fn, counts.n))]  # of which one is 0
 
 
 def log_cosh(x: Tensor) -> Tensor:
@@ -712,11 +716,13 @@ def _one_minus_matthews(counts: Counts, smooth: float) -> Tensor:
     """Return one minus the coefficient of each class against the rest, (B, C)."""
     assert counts.tn is not None
     tp, tn, fp, fn = counts.tp + smooth, counts.tn + smooth, counts.fp, counts.fn
-    covariance = torch.addcmul(tp * tn, fp, fn, value=-1)
-    spread_p, spread_g = (tp + fp) * (tn + fn), (tp + fn) * (tn + fp)
+    covariance = torch.addcmul(fp * fn, tp, tn, value=-1)  # its negative, which takes one operation less
+    spread_p = (tp + fp) * (tn + fn)
+    with torch.no_grad():  # of the reference alone
+        spread_g = (tp + fn) * (tn + fp)
     if smooth > 0:
-        return 1 - covariance * (spread_p * spread_g).rsqrt()
-    return _one_minus_correlation(covariance, spread_p, spread_g, fp + fn)
+        return 1 + covariance * (spread_p * spread_g) ** -0.5
+    return _one_minus_correlation(-covariance, spread_p, spread_g, fp + fn)
 
 
 def _one_minus_gorodkin(counts: Counts, smooth: float) -> Tensor:

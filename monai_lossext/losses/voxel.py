@@ -14,9 +14,11 @@ from torch import Tensor
 from .base import (
     Sums,
     SumsLoss,
+    flag,
     fraction,
     mean,
     non_negative,
+    number,
     one_of,
     safe_ratio,
     sums_for,
@@ -78,6 +80,7 @@ class VoxelLoss(SumsLoss):
             input: (B, C, *S) with 1 to 3 spatial dimensions, logits or probabilities, any floating dtype.
             target: as for :meth:`RegionLoss.forward`.
             mask: (B, 1, *S) or (B, C, *S) bool or non-negative weights; a voxel of weight 0 has no influence at all.
+                One for all samples, (1, 1, *S) or (1, C, *S), fits as well.
 
         Returns:
             A scalar, the mean over all voxels of the batch that count (the weighted mean with a mask), or for
@@ -371,7 +374,7 @@ class BalancedCrossEntropyLoss(VoxelLoss):
         """Return the fixed weights, (1, C), or those of each sample, (B, C)."""
         if self.beta is not None:
             return sizes.per_class(self.beta, 1 - self.beta)
-        share = mean(sizes.size, sizes.number)
+        share = mean(sizes.size, sizes.number).clamp(max=1)  # shares may add up to more
         return (1 - share) / max(sizes.channels - 1, 1) if sizes.exclusive else 1 - share, share
 
 
@@ -410,6 +413,8 @@ class FocalCrossEntropyLoss(VoxelLoss):
     ) -> None:
         super().__init__(*args, **options)
         self.gamma = non_negative(gamma=gamma)
+        if isinstance(alpha, Sequence):
+            raise TypeError(f"alpha must be one number, the foreground's share, got {alpha}; weight= has one a class.")
         self.alpha = None if alpha is None else fraction(alpha=alpha)
 
     def common_factor(self) -> float | None:
@@ -525,7 +530,7 @@ class DistanceMapCrossEntropyLoss(VoxelLoss):
         **options: Unpack[LossOptions],
     ) -> None:
         super().__init__(*args, **options)
-        self.normalize = normalize
+        self.normalize = flag(normalize=normalize)
         self.spacing = checked_spacing(spacing)
 
     def emphasis(self, reading: Reading) -> tuple[Tensor, bool]:
@@ -751,6 +756,7 @@ def factors_of_prior(prior: float | Sequence[float], sizes: Sizes, first: int) -
 
 def check_kept(k: float, threshold: float | None, min_kept: float) -> None:
     """Raise ValueError unless these say which voxels are the hardest."""
+    k, threshold = number("k", k), None if threshold is None else number("threshold", threshold)
     if not 0 < k <= 100:
         raise ValueError(f"k must be a percentage in (0, 100], got {k}.")
     if threshold is not None and not 0 < threshold <= 1:
@@ -814,13 +820,12 @@ def smoothed(x: Tensor, window: Sequence[float]) -> Tensor:
 def standardized(x: Tensor, seen: Tensor | None, window: Sequence[float], c4: float) -> Tensor:
     """Return x minus its local mean, divided by its local standard deviation, both plus c4, over ``seen`` voxels."""
     x = x.to(accumulator_dtype(x))  # float32 would find a deviation where x is constant
-    powers = torch.cat([x, x * x], 1)
     if seen is None:
-        centre, square = smoothed(powers, window).chunk(2, 1)
+        centre, square = smoothed(x, window), smoothed(x * x, window)
     else:
         seen = seen.to(x.dtype)
-        near, sums = smoothed(seen, window), smoothed(powers * torch.cat([seen, seen], 1), window)
-        centre, square = safe_ratio(sums, torch.cat([near, near], 1), otherwise=0.0).chunk(2, 1)
+        near = smoothed(seen, window)
+        centre, square = (safe_ratio(smoothed(y * seen, window), near, otherwise=0.0) for y in (x, x * x))
     deviation = (square - centre * centre).clamp(min=1e-12).sqrt()
     return (x - centre).add_(c4) / (deviation + c4)
 
@@ -882,11 +887,14 @@ def kept_share(e: Tensor, weight: Tensor | None, beta: float) -> tuple[Tensor, T
         weight: what each voxel counts, broadcasts, or None for 1.
         beta: share of the largest difference.
     """
-    weight = torch.ones((), dtype=e.dtype, device=e.device) if weight is None else weight
-    weight = weight.expand_as(e)
-    if not known(weight > 0):
+    exact = accumulator_dtype(e)
+    weight = None if weight is None else weight.expand_as(e)
+    if weight is not None and not known(weight > 0):
         e = e.masked_fill_(weight == 0, 0.0)
     least = (beta * e.amax()).clamp(min=SMALLEST_DIFFERENCE) if e.numel() else e.new_zeros(())
-    kept = (e > least) * weight
-    exact = accumulator_dtype(e)
-    return least, safe_ratio(weight.sum(dtype=exact), kept.sum(dtype=exact), otherwise=0.0)
+    kept = e > least
+    if weight is None:
+        return least, safe_ratio(
+            torch.full_like(least, e.numel(), dtype=exact), kept.count_nonzero().to(exact), otherwise=0.0
+        )
+    return least, safe_ratio(weight.sum(dtype=exact), (kept * weight).sum(dtype=exact), otherwise=0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -143,18 +143,53 @@ class PenaltyDistanceMap(DistanceMap):
         return penalty
 
 
-class SignedDistanceMapd(MapTransform):
-    """Dictionary version of :class:`SignedDistanceMap`.
+class DistanceMapd(MapTransform):
+    """Base of the dictionary versions. A new one names the transform of a label, and the key of its map.
 
     Args:
         keys: keys of the labels.
-        output_keys: keys of the maps, one for each label.
+        output_keys: keys of the maps, one for each label; default: the one that losses look for.
         allow_missing_keys: whether a label may be missing.
-        options: arguments of :class:`SignedDistanceMap`.
+        options: arguments of the transform.
 
     Raises:
         KeyError: when a label is missing.
         ValueError: when an argument or a label does not fit, with the label's key.
+    """
+
+    backend = DistanceMap.backend
+    of: type[DistanceMap]
+    named: str
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_keys: KeysCollection | None = None,
+        allow_missing_keys: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.output_keys: tuple[Hashable, ...] = ensure_tuple(self.named if output_keys is None else output_keys)
+        if len(self.output_keys) != len(self.keys):
+            raise ValueError(f"output_keys must name one map for each of {tuple(self.keys)}, got {self.output_keys}.")
+        self.transform = self.of(**options)
+
+    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
+        """Return the data with the maps."""
+        found = dict(data)
+        for key, output_key in self.key_iterator(found, self.output_keys):
+            try:
+                found[output_key] = self.transform(data[key])
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+        return found
+
+
+class SignedDistanceMapd(DistanceMapd):
+    """Dictionary version of :class:`SignedDistanceMap`.
+
+    Takes the arguments of :class:`DistanceMapd` and, as options, those of :class:`SignedDistanceMap`.
+    The key of the map is ``"distance_map"`` by default.
 
     Example:
         >>> import torch
@@ -163,36 +198,14 @@ class SignedDistanceMapd(MapTransform):
         [[-1.0, 1.0, 2.0], [1.0, -1.0, -2.0]]
     """
 
-    backend = DistanceMap.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_keys: KeysCollection = "distance_map",
-        allow_missing_keys: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.output_keys = paired(self.keys, output_keys)
-        self.transform = SignedDistanceMap(**options)
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        """Return the data with the maps."""
-        return {**data, **maps_of(self.transform, self.key_iterator(dict(data), self.output_keys), data)}
+    of, named = SignedDistanceMap, "distance_map"
 
 
-class PenaltyDistanceMapd(MapTransform):
+class PenaltyDistanceMapd(DistanceMapd):
     """Dictionary version of :class:`PenaltyDistanceMap`.
 
-    Args:
-        keys: keys of the labels.
-        output_keys: keys of the maps, one for each label.
-        allow_missing_keys: whether a label may be missing.
-        options: arguments of :class:`PenaltyDistanceMap`.
-
-    Raises:
-        KeyError: when a label is missing.
-        ValueError: when an argument or a label does not fit, with the label's key.
+    Takes the arguments of :class:`DistanceMapd` and, as options, those of :class:`PenaltyDistanceMap`.
+    The key of the map is ``"penalty_map"`` by default.
 
     Example:
         >>> import torch
@@ -201,40 +214,4 @@ class PenaltyDistanceMapd(MapTransform):
         [[1.0, 1.0, 0.0]]
     """
 
-    backend = DistanceMap.backend
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        output_keys: KeysCollection = "penalty_map",
-        allow_missing_keys: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.output_keys = paired(self.keys, output_keys)
-        self.transform = PenaltyDistanceMap(**options)
-
-    def __call__(self, data: Mapping[Hashable, NdarrayOrTensor]) -> dict[Hashable, NdarrayOrTensor]:
-        """Return the data with the maps."""
-        return {**data, **maps_of(self.transform, self.key_iterator(dict(data), self.output_keys), data)}
-
-
-def paired(keys: Sequence[Hashable], output_keys: KeysCollection) -> tuple[Hashable, ...]:
-    """Return the keys of the maps; raise ValueError unless there is one for each label."""
-    outputs: tuple[Hashable, ...] = ensure_tuple(output_keys)
-    if len(outputs) != len(keys):
-        raise ValueError(f"output_keys must name one map for each of {tuple(keys)}, got {outputs}.")
-    return outputs
-
-
-def maps_of(
-    transform: DistanceMap, keys: Iterable[tuple[Hashable, Hashable]], data: Mapping[Hashable, NdarrayOrTensor]
-) -> dict[Hashable, Tensor]:
-    """Return the maps of the labels under their output keys; ValueError names the key of a label that does not fit."""
-    maps = {}
-    for key, output_key in keys:
-        try:
-            maps[output_key] = transform(data[key])
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
-    return maps
+    of, named = PenaltyDistanceMap, "penalty_map"

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 from monai.bundle import ConfigWorkflow
 
-from monai_lossext.data import skin_lesion_datalist, write_head_phantoms
+from monai_lossext.data import skin_lesion_datalist, write_head_phantoms, write_lesion_phantoms
 from monai_lossext.engines import RUN_LOG
 
 CASES = 20
@@ -26,9 +28,23 @@ SMALL = {  # networks and voxels that make an epoch take a second
         patch_size: [16, 16, 16]
         network_def: {_target_: UNet, spatial_dims: 3, in_channels: 1, out_channels: 1, channels: [4, 8], strides: [2]}
     """,
+    "white_matter_lesion_3d": """
+        spacing: [7, 7, 7]
+        patch_size: [16, 16, 16]
+        network_def: {_target_: UNet, spatial_dims: 3, in_channels: 2, out_channels: 1, channels: [4, 8], strides: [2]}
+    """,
 }
+LESIONS = "white_matter_lesion_3d"
+HEADS = sorted(SMALL.keys() - {LESIONS})
 
 Workflow = Callable[..., ConfigWorkflow]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of the bundles for heads with that for lesions as well where they are marked `lesions_too`."""
+    if "skull_bundle" in metafunc.fixturenames:
+        names = [*HEADS, LESIONS] if metafunc.definition.get_closest_marker("lesions_too") else HEADS
+        metafunc.parametrize("skull_bundle", names, indirect=True, scope="session")
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +73,12 @@ def run_to_the_end(made: ConfigWorkflow) -> ConfigWorkflow:
 
 
 @pytest.fixture(scope="session")
-def bundle(bundles_dir: Path) -> Path:
-    return bundles_dir / "skin_lesion_segmentation"
+def bundle(bundles_dir: Path) -> Iterator[Path]:
+    """The bundle for pictures; its folder is on Python's path, as MONAI puts it there when a bundle runs."""
+    folder = bundles_dir / "skin_lesion_segmentation"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
 
 
 @pytest.fixture(scope="session")
@@ -103,21 +123,32 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_head_phantoms(tmp_path_factory.mktemp("heads") / "heads", 10, size=(30, 34, 28), spacing=(6, 6, 7))
 
 
-@pytest.fixture(scope="session", params=sorted(SMALL))
+@pytest.fixture(scope="session")
+def lesions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Brains with lesions in large voxels: 6 for training, 2 for validation, 2 for testing."""
+    folder = tmp_path_factory.mktemp("lesions") / "lesions"
+    return write_lesion_phantoms(folder, 10, size=(24, 28, 24), spacing=(7, 7, 7), lesions=5, fraction=0.01, contrast=1)
+
+
+@pytest.fixture(scope="session")
 def skull_bundle(request: pytest.FixtureRequest, bundles_dir: Path) -> Iterator[Path]:
-    """Each of the two bundles; its folder is on Python's path, as MONAI puts it there when a bundle runs."""
+    """A bundle for volumes; its folder is on Python's path, as MONAI puts it there when a bundle runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(bundles_dir / request.param)
         yield bundles_dir / request.param
 
 
 @pytest.fixture(scope="session")
-def skull_values(skull_bundle: Path, heads: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def skull_values(skull_bundle: Path, heads: Path, lesions: Path) -> dict[str, Any]:
     """What makes a run of the bundle small."""
-    small = tmp_path_factory.mktemp("small") / "small.yaml"
-    small.write_text(SMALL[skull_bundle.name])
-    models = ["inference.yaml", str(small)]
-    return {"dataset_dir": str(heads), "model_configs": models, "epochs": 1, "batch_size": 2, "val_interval": 1}
+    small = yaml.safe_load(SMALL[skull_bundle.name])
+    return {
+        "dataset_dir": str(lesions if skull_bundle.name == LESIONS else heads),
+        **small,
+        "epochs": 1,
+        "batch_size": 2,
+        "val_interval": 1,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -146,3 +177,61 @@ def trained_skull(run_skull: Workflow, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("runs") / "skull"
     run_skull("train", output_dir=str(folder), epochs=2)
     return folder
+
+
+def _infer(bundle: Path, values: dict[str, Any]) -> None:
+    config = str(bundle / "configs" / "inference.yaml")
+    made = ConfigWorkflow(config, workflow_type="infer", logging_file=False, bundle_root=str(bundle), **values)
+    made.initialize()
+    run_or_raise_the_cause(made)
+
+
+def run_or_raise_the_cause(made: ConfigWorkflow) -> None:
+    try:
+        made.run()
+    except RuntimeError as error:  # MONAI wraps what the bundle's own steps raise
+        if str(error).startswith("Failed to evaluate") and isinstance(error.__cause__, ValueError):
+            raise error.__cause__ from None
+        raise
+
+
+@pytest.fixture
+def infer_skull(skull_bundle: Path, tmp_path: Path) -> Callable[..., None]:
+    """Run the bundle's inference from `in` to `out` with a network that calls bright voxels brain."""
+    dims = 2 if skull_bundle.name.endswith("2d") else 3
+    bright = getattr(torch.nn, f"Conv{dims}d")(1, 1, 1)
+    with torch.no_grad():
+        bright.weight.fill_(40)
+        bright.bias.fill_(-20)
+    torch.save(bright.state_dict(), tmp_path / "bright.pt")
+    (tmp_path / "in").mkdir(exist_ok=True)
+
+    def run(**overrides: Any) -> None:
+        values = {
+            "input_dir": str(tmp_path / "in"),
+            "output_dir": str(tmp_path / "out"),
+            "checkpoint": str(tmp_path / "bright.pt"),
+            "network_def": f"$torch.nn.Conv{dims}d(1, 1, 1)",
+            "spacing": [4, 4, -1] if dims == 2 else [4, 4, 4],
+        }
+        _infer(skull_bundle, values | overrides)
+
+    return run
+
+
+@pytest.fixture
+def infer_skin(bundle: Path, tmp_path: Path) -> Callable[..., None]:
+    """Run the bundle's inference from `in` to `out` with a network that calls dark pixels lesion."""
+    (tmp_path / "in").mkdir(exist_ok=True)  # where infer_skull may have made it
+    torch.save({"weight": torch.full((1, 3, 1, 1), -10.0), "bias": torch.tensor([15.0])}, tmp_path / "dark.pt")
+
+    def run(**overrides: Any) -> None:
+        values = {
+            "input_dir": str(tmp_path / "in"),
+            "output_dir": str(tmp_path / "out"),
+            "checkpoint": str(tmp_path / "dark.pt"),
+            "network_def": "$torch.nn.Conv2d(3, 1, 1)",
+        }
+        _infer(bundle, values | overrides)
+
+    return run

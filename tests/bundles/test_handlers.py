@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import warnings
 from pathlib import Path
@@ -147,6 +148,11 @@ def test_table_of_cases(tmp_path: Path) -> None:
         "accuracy": row["accuracy"],
         "sensitivity": "",
         "specificity": row["accuracy"],
+        "nsd_2px": "0.0",
+        "lesion_f1": "0.0",
+        "lesion_recall": "",
+        "false_lesions": "1.0",
+        "lesion_dice": "0.0",
         "mcc": "",
         "hausdorff_px": row["hausdorff_px"],
         "hausdorff95_px": row["hausdorff_px"],
@@ -257,8 +263,23 @@ def test_best_and_last(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.pt", "last.pt"]
     assert load(tmp_path / "best.pt")["weight"].item() == 2
     last = load(tmp_path / "last.pt")
-    assert last["network"]["weight"].item() == 4
+    assert last["model"]["weight"].item() == 4
     assert {"optimizer", "lr_scheduler", "trainer", "best"} < set(last)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_end_the_training(tmp_path: Path, value: float) -> None:
+    trainer = Trainer([0.5, 0.7, 0.8])
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=4))
+    def spoil(engine: Trainer) -> None:
+        engine.network.bias.data.fill_(value)
+
+    with pytest.raises(FloatingPointError, match="not finite after epoch 2: bias holds NaN"):
+        checkpoints(trainer, tmp_path)
+    assert load(tmp_path / "last.pt")["trainer"]["iteration"] == 2, "of the epoch before"
+    assert load(tmp_path / "last.pt")["model"]["bias"].isfinite().all()
+    assert load(tmp_path / "best.pt")["weight"].item() == 1
 
 
 def test_resume_knows_the_best(tmp_path: Path) -> None:
@@ -275,6 +296,27 @@ def test_resume_knows_the_best(tmp_path: Path) -> None:
 
     checkpoints(Trainer(scores), tmp_path, resume=True)
     assert load(tmp_path / "best.pt")["weight"].item() == 4
+
+
+def test_resume_goes_on_with_the_scale_of_mixed_precision(tmp_path: Path) -> None:
+    def trainer(scale: float) -> Trainer:
+        made = Trainer([0.5, 0.7])
+        made.scaler = torch.amp.GradScaler("cpu", init_scale=scale)  # type: ignore[attr-defined]
+        made.scaler.scale(torch.ones(()))  # as the first step does
+        return made
+
+    stopped = trainer(8.0)
+    stopped.add_event_handler(Events.EPOCH_STARTED(once=2), stopped.terminate)
+    checkpoints(stopped, tmp_path)
+    again = trainer(2.0)
+    checkpoints(again, tmp_path, resume=True)
+    assert again.scaler.get_scale() == 8  # type: ignore[attr-defined]
+    saved = load(tmp_path / "last.pt")
+    del saved["scaler"]  # as an earlier version saved it
+    torch.save(saved, tmp_path / "last.pt")
+    again = trainer(2.0)
+    checkpoints(again, tmp_path, resume=True)
+    assert again.scaler.get_scale() == 2  # type: ignore[attr-defined]
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
@@ -313,7 +355,7 @@ def test_a_failed_save_leaves_the_former(tmp_path: Path, name: str, monkeypatch:
     with pytest.raises(OSError, match="no space left"):
         checkpoints(Trainer([0.5, 0.7]), tmp_path)
     state = load(tmp_path / name)
-    assert (state["network"] if name == "last.pt" else state)["weight"].item() == 1
+    assert (state["model"] if name == "last.pt" else state)["weight"].item() == 1
 
 
 def test_table_needs_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

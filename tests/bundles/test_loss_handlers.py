@@ -9,7 +9,13 @@ from monai.engines import SupervisedTrainer
 from monai.handlers import MLFlowHandler, TensorBoardStatsHandler
 
 from monai_lossext.handlers import LossParts, TermSchedule
-from monai_lossext.losses import BoundaryDistanceLoss, CompoundLoss, SoftDiceLoss
+from monai_lossext.losses import (
+    BoundaryDistanceLoss,
+    CompoundLoss,
+    DeepSupervisedLoss,
+    DiceCrossEntropyLoss,
+    SoftDiceLoss,
+)
 
 
 @pytest.fixture
@@ -17,9 +23,9 @@ def loss() -> CompoundLoss:
     return CompoundLoss({"dice": SoftDiceLoss(sigmoid=True), "boundary": BoundaryDistanceLoss(sigmoid=True)})
 
 
-def trainer(loss: CompoundLoss, handlers: list, epochs: int = 3) -> SupervisedTrainer:
+def trainer(loss: torch.nn.Module, handlers: list, epochs: int = 3, network=None) -> SupervisedTrainer:
     torch.manual_seed(0)
-    network = torch.nn.Conv2d(1, 1, 3, padding=1)
+    network = torch.nn.Conv2d(1, 1, 3, padding=1) if network is None else network
     image = torch.randn(4, 1, 8, 8)
     data = [{"image": image[i : i + 2], "label": (image[i : i + 2] > 0).float()} for i in (0, 2)]
     return SupervisedTrainer(
@@ -76,7 +82,73 @@ def test_parts_are_the_means_over_the_batches(loss):
     parts = engine.state.metrics
     assert parts["weight_boundary"] == 0.5
     assert parts["loss_dice"] + 0.5 * parts["loss_boundary"] == pytest.approx(sum(seen[2:]) / 2, rel=1e-5)
-    assert not any(term._forward_hooks for term in loss.terms.values())
+    assert not loss.watchers
+
+
+def test_parts_of_terms_that_share_a_walk():
+    loss = DiceCrossEntropyLoss(sigmoid=True)
+    assert len(loss.walks()) == 1
+    engine, seen = trainer(loss, [LossParts(loss)], epochs=2), []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output[0]["loss"]))
+    engine.run()
+    parts = engine.state.metrics
+    assert parts["loss_dice"] + parts["loss_cross_entropy"] == pytest.approx(sum(seen[2:]) / 2, rel=1e-5)
+
+
+class Heads(torch.nn.Module):
+    """Two outputs, the second of half the size; or stacked ones."""
+
+    def __init__(self, stacked: bool) -> None:
+        super().__init__()
+        self.heads = torch.nn.ModuleList([torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2)])
+        self.stacked = stacked
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        large, small = (head(x) for head in self.heads)
+        return torch.stack([large, small], 1) if self.stacked else [large, small[..., ::2, ::2]]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_parts_under_deep_supervision_add_up_to_the_loss(loss, stacked):
+    loss.set_weight("boundary", 0.5)
+    deep = DeepSupervisedLoss(loss, weights=[1.0, 0.25])
+    engine, seen = trainer(deep, [LossParts(deep)], epochs=2, network=Heads(stacked)), []
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output[0]["loss"]))
+    engine.run()
+    parts = engine.state.metrics
+    assert parts["loss_dice"] + 0.5 * parts["loss_boundary"] == pytest.approx(sum(seen[2:]) / 2, rel=1e-5)
+    assert not deep._forward_pre_hooks
+
+
+def test_parts_are_logged_by_handlers_that_were_attached_before(loss):
+    def logged(engine):
+        rows.append(dict(engine.state.metrics))
+
+    class Log:
+        def attach(self, engine):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, logged)
+
+    found = []
+    for first in (True, False):
+        rows: list[dict[str, float]] = []
+        schedule = TermSchedule(loss, "boundary", step=0.25)
+        trainer(loss, [LossParts(loss), schedule, Log()] if first else [Log(), schedule, LossParts(loss)]).run()
+        found.append([{k: v for k, v in row.items() if k.startswith(("loss_", "weight_"))} for row in rows])
+    assert found[0] == found[1]
+    assert [row["weight_boundary"] for row in found[0]] == [0.25, 0.5, 0.75]
+
+
+def test_parts_of_an_epoch_that_ends_early(loss):
+    engine = trainer(loss, [LossParts(loss)], epochs=1)
+    engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), lambda e: e.terminate_epoch())
+    engine.run()
+    assert engine.state.metrics["loss_dice"] > 0.1  # of one batch, not of half a batch
+
+
+def test_parts_of_what_has_none():
+    for wrong in (SoftDiceLoss(), DeepSupervisedLoss(SoftDiceLoss())):
+        with pytest.raises(TypeError, match="loss must be a CompoundLoss, or a DeepSupervisedLoss of one, got"):
+            LossParts(wrong)
 
 
 # MLflow's own tables use a loader strategy that SQLAlchemy has deprecated

@@ -12,6 +12,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
+from .conftest import run_or_raise_the_cause
+
 Infer = Callable[..., None]
 
 
@@ -27,7 +29,7 @@ def infer(bundle: Path, trained: Path, tmp_path: Path) -> Infer:
         config = str(bundle / "configs" / "inference.yaml")
         workflow = ConfigWorkflow(config, workflow_type="infer", logging_file=False, **values | overrides)
         workflow.initialize()
-        workflow.run()
+        run_or_raise_the_cause(workflow)
 
     (tmp_path / "pictures").mkdir()
     return run
@@ -70,16 +72,18 @@ def test_the_mask_lies_where_the_lesion_is(infer: Infer, tmp_path: Path, monkeyp
 @pytest.mark.parametrize("extension", ["png", "jpg"])
 def test_input_errors(infer: Infer, tmp_path: Path, extension: str) -> None:
     pictures = tmp_path / "pictures"
-    with pytest.raises(SystemExit, match=r"input_dir: there is no .*\.jpg .*picture in .*pictures"):
+    with pytest.raises(ValueError, match=r"input_dir: there is no picture \(.*\.jpg, .*\) in .*pictures"):
         infer()
-    with pytest.raises(SystemExit, match=r"input_dir: .*nowhere"):
+    with pytest.raises(ValueError, match=r"input_dir: .*nowhere"):
         infer(input_dir=str(tmp_path / "nowhere"))
     picture(20, 20).save(pictures / f"a.{extension}")
-    with pytest.raises(SystemExit, match=r"checkpoint: there is no file .*absent\.pt"):
+    with pytest.raises(ValueError, match=r"checkpoint: there is no file .*absent\.pt"):
         infer(checkpoint=str(tmp_path / "absent.pt"))
-    with pytest.raises(SystemExit, match="output_dir: name another folder"):
+    with pytest.raises(ValueError, match="output_dir: name another folder"):
         infer(output_dir=str(pictures))
     picture(20, 20).save(pictures / "a.bmp")
-    with pytest.raises(SystemExit, match="two pictures differ in their ending only"):
+    with pytest.raises(
+        ValueError, match=r"several pictures for one mask; keep one of each:\n  a\.png: .*a\.bmp and .*"
+    ):
         infer()
     assert not (tmp_path / "masks").exists()

@@ -68,7 +68,17 @@ def test_evaluation_scores_each_case(run_bundle: Run, trained: Path) -> None:
     run_bundle("train", "evaluate", output_dir=str(trained), section="testing")
     table = rows(trained / "evaluation" / "cases.csv")
     overlap = ["dice", "jaccard", "accuracy", "sensitivity", "specificity", "mcc"]
-    assert list(table[0]) == ["case", "image", "label", "foreground", *overlap, "hausdorff_px", "hausdorff95_px"]
+    outlines = [
+        "hausdorff_px",
+        "hausdorff95_px",
+        "nsd_2px",
+        "lesion_f1",
+        "lesion_recall",
+        "false_lesions",
+        "lesion_dice",
+    ]
+    tuned = ["ece", "jaccard_tuned", "dice_tuned", "threshold"]
+    assert list(table[0]) == ["case", "image", "label", "foreground", *overlap, *outlines, *tuned]
     assert len(table) == 6
     for row in table:
         predicted = np.asarray(Image.open(trained / "evaluation" / "masks" / f"{row['case']}.png"))
@@ -141,7 +151,7 @@ def test_two_processes(bundle: Path, phantoms: dict[str, Any], tmp_path: Path) -
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
     assert state["trainer"]["epoch_length"] == 3, "12 pictures in batches of 2 for each of two processes"
-    assert not any(name.startswith("module.") for name in state["network"])
+    assert not any(name.startswith("module.") for name in state["model"])
 
 
 @needs_compiler

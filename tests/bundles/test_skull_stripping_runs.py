@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -16,20 +15,35 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigWorkflow
 from scipy import ndimage
 from typer.testing import CliRunner
 
 from monai_lossext.cli import app
 
+from .conftest import LESIONS
 from .running import KILLED, flat, results, rows
 
 Run = Callable[..., ConfigWorkflow]
 OVERLAP = ["dice", "jaccard", "accuracy", "sensitivity", "specificity", "mcc"]
-COLUMNS = ["foreground", *OVERLAP, "hausdorff_mm", "hausdorff95_mm", "volume_difference_ml"]
+DISTANCES = ["hausdorff_mm", "hausdorff95_mm", "nsd_2mm", "volume_difference_ml"]
+TUNED = ["jaccard_tuned", "dice_tuned", "threshold"]
+COLUMNS = [
+    "foreground",
+    *OVERLAP,
+    *DISTANCES,
+    "lesion_f1",
+    "lesion_recall",
+    "false_lesions",
+    "lesion_dice",
+    "ece",
+    *TUNED,
+]
 
 
 @pytest.mark.slow
+@pytest.mark.lesions_too
 def test_killed_and_continued(skull_bundle: Path, skull_values: dict[str, Any], run_skull: Run, tmp_path: Path) -> None:
     """SIGKILL in the third of four epochs; resume=true ends with the same numbers and the same weights."""
     run_skull("train", "loss/boundary_distance", output_dir=str(tmp_path / "whole"), epochs=4)
@@ -39,7 +53,6 @@ def test_killed_and_continued(skull_bundle: Path, skull_values: dict[str, Any], 
         [sys.executable, "-c", KILLED, "batch", json.dumps(configs), json.dumps(options)],
         check=False,
         capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(skull_bundle)},  # the trainer is asked for before the bundle runs
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert len(rows(tmp_path / "killed" / "history.csv")) == 2
@@ -47,6 +60,7 @@ def test_killed_and_continued(skull_bundle: Path, skull_values: dict[str, Any], 
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 
+@pytest.mark.lesions_too
 def test_the_seed_decides(run_skull: Run, trained_skull: Path, tmp_path: Path) -> None:
     for seed, same in ((0, True), (1, False)):
         run_skull("train", output_dir=str(tmp_path / str(seed)), epochs=2, seed=seed)
@@ -75,9 +89,7 @@ def test_training_finds_brains(
     dims, norm, size = (
         (2, "batch", "") if skull_bundle.name.endswith("2d") else (3, "instance", "patch_size: [24, 24, 24]")
     )
-    network = tmp_path / "network.yaml"
-    network.write_text(LEARNING.format(dims=dims, norm=norm, size=size))
-    values = {"model_configs": [*skull_values["model_configs"], str(network)], "learning_rate": 0.01}
+    values = {**yaml.safe_load(LEARNING.format(dims=dims, norm=norm, size=size)), "learning_rate": 0.01}
     values |= {} if dims == 2 else {"patches": 4}
     dice = {}
     for epochs in (1, 30):
@@ -94,6 +106,7 @@ def surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~ndimage.binary_erosion(mask)
 
 
+@pytest.mark.lesions_too
 def test_a_run_starts_from_given_weights(skull_workflow: Run, trained_skull: Path, tmp_path: Path) -> None:
     best = trained_skull / "models" / "best.pt"
     made = skull_workflow("train", "loss/mcc", output_dir=str(tmp_path), initial_weights=str(best))
@@ -102,13 +115,20 @@ def test_a_run_starts_from_given_weights(skull_workflow: Run, trained_skull: Pat
     assert flat(dict(network)) == flat(dict(torch.load(best, weights_only=True)))
 
 
+@pytest.mark.lesions_too
 def test_evaluation_scores_each_volume(run_skull: Run, trained_skull: Path) -> None:
     """Scores agree with masks and labels as they lie on disk, scored without MONAI."""
     run_skull("train", "evaluate", output_dir=str(trained_skull), section="testing")
     table = rows(trained_skull / "evaluation" / "cases.csv")
     assert list(table[0]) == ["case", "image", "label", *COLUMNS]
     assert len(table) == 2
+    assert len({row["threshold"] for row in table}) == 1
     for row in table:
+        assert 0 < float(row["ece"]) < 1
+        tuned = float(row["jaccard_tuned"])
+        assert float(row["dice_tuned"]) == pytest.approx(2 * tuned / (1 + tuned))
+        if float(row["threshold"]) == 0.5:
+            assert tuned == pytest.approx(float(row["jaccard"]))
         label = nibabel.load(row["label"])
         predicted = nibabel.load(trained_skull / "evaluation" / "masks" / f"{row['case']}.nii.gz")
         np.testing.assert_allclose(predicted.affine, label.affine)
@@ -131,21 +151,24 @@ def test_evaluation_scores_each_volume(run_skull: Run, trained_skull: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.lesions_too
 def test_compare(skull_bundle: Path, skull_values: dict[str, Any], tmp_path: Path) -> None:
     """The compare command trains, scores and reports volumes."""
     overrides = [
-        f"model_configs={skull_values['model_configs']}",
-        "val_interval=1",
-        "batch_size=2",
+        *(f"{key}={skull_values[key]}" for key in skull_values.keys() - {"dataset_dir", "epochs"}),
         *("fold=0", "folds=5"),
     ]
     command = ["compare", "--bundle", str(skull_bundle), "--losses", "mcc", "--epochs", "1"]
     command += ["--dataset-dir", skull_values["dataset_dir"], "--output", str(tmp_path), "--section", "testing"]
+    if skull_bundle.name == LESIONS:  # in two stages
+        command += ["--pretraining-loss", "cross_entropy", "--pretraining-epochs", "1"]
     done = CliRunner().invoke(app, [*command, *(f"--override={text}" for text in overrides)])
     assert done.exit_code == 0, done.output
     report = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "95 % Hausdorff distance (mm)" in report
     assert (tmp_path / "report" / "figures" / "overlay-best.png").is_file()
+    channels = 2 if skull_bundle.name == LESIONS else 1  # all files of the data set are watched
+    assert len(json.loads((tmp_path / "data.json").read_text())) == 10 * (channels + 1) + 1
 
 
 @pytest.mark.slow
@@ -159,6 +182,7 @@ def test_mlflow_works_offline(run_skull: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.lesions_too
 def test_two_processes(skull_bundle: Path, skull_values: dict[str, Any], tmp_path: Path) -> None:
     """The multi-GPU config with two CPU processes: one run folder, one row an epoch, a checkpoint for one process."""
     configs = [str(skull_bundle / "configs" / name) for name in ("train.yaml", "multi_gpu_train.yaml")]
@@ -175,4 +199,4 @@ def test_two_processes(skull_bundle: Path, skull_values: dict[str, Any], tmp_pat
     assert [row["epoch"] for row in rows(tmp_path / "history.csv")] == ["1"]
     state = torch.load(tmp_path / "models" / "last.pt", weights_only=True)
     assert state["trainer"]["epoch_length"] == 3, "6 volumes, one at a time in each of two processes"
-    assert not any(name.startswith("module.") for name in state["network"])
+    assert not any(name.startswith("module.") for name in state["model"])

@@ -69,8 +69,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     datalist = {"training": [{}], "validation": [{}] * CASES, "testing": [{}] * CASES}
     train = {"epochs": 3, "dataset_dir": "", "learning_rate": 0.1, "datalist": datalist, "loss": {}}
     train |= {"fold": None, "folds": None, "split_file": None, "initial_weights": None}
+    train |= {"seed": 0, "output_dir": "", "run": ["$(@loss, @seed, @output_dir)"]}
     (configs / "train.yaml").write_text(yaml.safe_dump(train), encoding="utf-8")
-    (configs / "evaluate.yaml").write_text("section: validation\n", encoding="utf-8")
+    (configs / "evaluate.yaml").write_text("section: validation\ncheckpoint: '@output_dir'\n", encoding="utf-8")
     write_overlay = overlay_writer(configs / "loss")
     for name, skill in {"soft_dice": 2.0, "mcc": 0.3, "monai_dice": 2.05}.items():
         write_overlay(name, skill)

@@ -176,8 +176,8 @@ def test_a_cluster_that_is_there_is_used_and_may_lose_a_machine(
 ) -> None:
     from ray.cluster_utils import Cluster
 
-    for loss in ("soft_dice", "mcc"):
-        write_overlay(loss, skill=0.3, seconds=0.3)
+    for loss, skill in (("soft_dice", 0.5), ("mcc", 0.3)):
+        write_overlay(loss, skill=skill, seconds=0.3)
     epochs = ("--epochs", 20)
     assert driver("local", *epochs).run().returncode == 0
     folders = [tmp_path / "ray" / "runs" / loss / "seed-0" for loss in ("soft_dice", "mcc")]

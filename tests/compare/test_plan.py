@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from monai_lossext.compare.job import save_state
 from monai_lossext.compare.plan import Study, StudyError, choose_losses
 from monai_lossext.compare.run import bundle_command, run_study
 from monai_lossext.losses import catalogue
@@ -150,3 +152,43 @@ def test_runs_with_other_settings_are_never_mixed(
         plan()
     overlay.write_text("# a remark changes nothing\nloss: {skill: 0.3, fail: ''}\n", encoding="utf-8")
     plan()
+
+
+def test_the_metric_of_the_findings_stays(plan: Callable[..., Study], watcher: Recorder) -> None:
+    run_study(plan(), watcher)
+    with pytest.raises(StudyError, match=r"^--primary: .* was begun with jaccard, now dice: "):
+        plan(primary="dice")
+
+
+def test_a_data_set_that_changed_is_refused(plan: Callable[..., Study], bundle: Path, tmp_path: Path) -> None:
+    """By names, sizes and parts of its files, once a run has begun."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("a.png", "b.png"):
+        (data / name).write_bytes(b"12345")
+    train = bundle / "configs" / "train.yaml"
+    config = yaml.safe_load(train.read_text(encoding="utf-8"))
+    items = [{"image": str(data / "a.png"), "label": "b.png"}, {"image": str(data / "a.png")}]
+    listed = tmp_path / "list.json"
+    listed.write_text(json.dumps({"training": items, "validation": items[1:]}), encoding="utf-8")
+    config["datalist"] = f"$__import__('json').loads(__import__('pathlib').Path({str(listed)!r}).read_text())"
+    train.write_text(yaml.safe_dump(config), encoding="utf-8")
+    study = plan(dataset_dir=data)
+    (data / "b.png").write_bytes(b"1234567")
+    plan(dataset_dir=data)  # nothing was trained yet
+    save_state(run_folder(study), {"settings": study.runs()[0].settings(), "trained": False})
+    plan(dataset_dir=data)
+    listed.write_text(json.dumps({"training": items[1:], "validation": items}), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"or in another part, the first of them the division into parts"):
+        plan(dataset_dir=data)
+    listed.write_text(json.dumps({"training": items, "validation": items[1:]}), encoding="utf-8")
+    plan(dataset_dir=data)
+    (data / "b.png").write_bytes(b"1")
+    with pytest.raises(StudyError, match=r"is not what the runs .* 1 files are new, gone, of another size.*b\.png"):
+        plan(dataset_dir=data)
+
+
+def run_folder(study: Study) -> Path:
+    folder = study.runs()[0].folder
+    folder.mkdir(parents=True)
+    return folder

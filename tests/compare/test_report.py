@@ -14,7 +14,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from monai_lossext.compare.figures import COLOURS, box_plot, overlays, significance_matrix
+from monai_lossext.compare.figures import COLOURS, box_plot, forest_plot, overlays, significance_matrix
 from monai_lossext.compare.plan import Study, StudyError
 from monai_lossext.compare.report import secondary_rows, summary_rows, write_report
 from monai_lossext.compare.results import Results, read_results
@@ -61,14 +61,20 @@ def test_the_report_is_one_page_that_needs_no_other_file(study_results: Callable
     path = write_report(study_results())
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    assert len(page.images) == 3 + 2 * len(METRICS) + 4
+    assert len(page.images) == 4 + 2 * len(METRICS) + 4
     for image in page.images:
         kind, _, data = str(image["src"]).partition("base64,")
         assert kind == "data:image/png;"
         assert Image.open(BytesIO(base64.b64decode(data))).width > 500
         assert len(str(image["alt"])) > 40
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object", "a"})
-    assert not any({"href", "srcset", "onload", "style"} & attributes.keys() for _, attributes in page.tags)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "iframe", "object"})
+    assert not any({"srcset", "onload", "style"} & attributes.keys() for _, attributes in page.tags)
+    vectors = [str(attributes["href"]) for _, attributes in page.tags if "href" in attributes]
+    assert len(vectors) == 4
+    for vector in vectors:
+        kind, _, data = vector.partition("base64,")
+        assert kind == "data:image/svg+xml;"
+        assert b"<svg" in base64.b64decode(data)
     for reference in ("http:", "https:", "url(", "@import"):
         assert reference not in html
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in page.tags
@@ -105,7 +111,7 @@ def test_hostile_names_and_messages_do_no_harm(study_results: Callable[..., Resu
     results = replace(results, cases=cases, metrics=["jaccard", "dice", *renamed.values()], failed=failed)
     path = write_report(results)
     page = Page(path.read_text(encoding="utf-8"))
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b", "a"})
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b"})
     assert not any("onerror" in attributes for _, attributes in page.tags)
     assert "<script>alert(1)</script> $(rm -rf ~) `id`;" in page.text
     assert sum("<script>" in str(image["alt"]) for image in page.images) == 1
@@ -149,17 +155,23 @@ def test_the_tables_hold_what_was_computed(study_results: Callable[..., Results]
     (pair,) = results.comparisons
     tests = pd.read_csv(path.with_name("comparisons.csv"))
     assert list(tests["metric"]) == list(METRICS)
-    assert tests["p_holm"][0] == pytest.approx(pair.p_holm)
+    assert tests[["p", "p_holm"]].loc[0].tolist() == pytest.approx([pair.p, pair.p_holm])
     page = Page(path.read_text(encoding="utf-8"))
     assert f"{mean:.3f} ± {summary.loc[('SoftDiceLoss', 'dice'), 'standard_error']:.3f}" in page.text
-    assert "Mean Jaccard index of every training: Loss seed 0 seed 1" in page.text
+    assert "Mean Jaccard index of every training: Loss seed 0 seed 1 SD between seeds" in page.text
+    markdown = path.with_name("report.md").read_text(encoding="utf-8")
+    assert "SD between seeds |\n|---|---|---|---|\n| SoftDiceLoss |" in markdown
 
 
 def test_the_report_names_test_number_of_cases_and_limits(study_results: Callable[..., Results]) -> None:
     path = write_report(study_results())
     page = Page(path.read_text(encoding="utf-8"))
     markdown = path.with_name("report.md").read_text(encoding="utf-8")
-    for words in (f"{CASES} validation cases", "Wilcoxon signed-rank test", "seed-to-seed variation was not measured"):
+    for words in (
+        f"{CASES} validation cases",
+        "Wilcoxon signed-rank test",
+        "so no loss is marked",
+    ):
         assert words in page.text
         assert words in markdown
     assert "Holm" in page.text
@@ -173,7 +185,7 @@ def test_no_difference_is_not_called_one(study_results: Callable[..., Results]) 
 
 
 def test_the_matrix_shows_what_the_tests_say(study_results: Callable[..., Results]) -> None:
-    results = study_results("SoftDiceLoss,mcc,monai_dice")
+    results = study_results("SoftDiceLoss,mcc,monai_dice", seeds=(0, 1, 2))
     picture = significance_matrix(results)
     axes = picture.figure.axes[0]
     verdicts = np.asarray(axes.images[0].get_array())
@@ -205,8 +217,8 @@ def test_undefined_scores_are_counted(study_results: Callable[..., Results]) -> 
 
 
 def test_the_baseline_is_what_the_others_are_compared_with(study_results: Callable[..., Results]) -> None:
-    results = study_results("SoftDiceLoss,mcc,monai_dice", baseline="mcc")
-    pairs = {(pair.first, pair.second): pair.p_holm for pair in results.comparisons}
+    results = study_results("SoftDiceLoss,mcc,monai_dice", baseline="mcc", seeds=(0, 1))
+    pairs = {(pair.first, pair.second): pair.p for pair in results.comparisons}
     assert [row.p for row in summary_rows(results)] == [
         pairs["SoftDiceLoss", "MatthewsCorrelationLoss"],
         None,
@@ -219,11 +231,11 @@ def test_pictures_that_were_moved_cost_only_the_outlines(study_results: Callable
     results.cases["image"] = "moved.jpg"
     page = Page(write_report(results).read_text(encoding="utf-8"))
     assert "The outlines could not be drawn: [Errno 2] No such file or directory: 'moved.jpg'" in page.text
-    assert len(page.images) == 3 + 2 * len(METRICS)
+    assert len(page.images) == 4 + 2 * len(METRICS)
 
 
 def test_marks_are_those_of_the_rankings(study_results: Callable[..., Results]) -> None:
-    results = study_results("SoftDiceLoss,mcc,monai_dice")
+    results = study_results("SoftDiceLoss,mcc,monai_dice", seeds=(0, 1, 2))
     for row in summary_rows(results):
         for ranked in results.rankings:
             assert (row.marks[ranked.metric] == "top") == (row.loss in ranked.top)
@@ -231,12 +243,11 @@ def test_marks_are_those_of_the_rankings(study_results: Callable[..., Results]) 
                 assert row.loss in ranked.inferior_to_all
     path = write_report(results)
     page = Page(path.read_text(encoding="utf-8"))
-    assert "Top-ranked group by the mean Jaccard index" in page.text
+    assert "Top group by the mean Jaccard index" in page.text
     assert "MatthewsCorrelationLoss. Mean ranks over the 14 cases" in page.text
     assert sum(attributes.get("class") == "top" for tag, attributes in page.tags if tag == "td") == len(METRICS)
     rankings = pd.read_csv(path.with_name("rankings.csv"))
     assert rankings.groupby("metric")["top_ranked"].sum().tolist() == [1] * len(METRICS)
-    assert len(pd.read_csv(path.with_name("bootstrap.csv"))) == 3 * len(METRICS)
     assert [(row.n, row.best, row.top, row.pairs) for row in secondary_rows(results)] == [
         (CASES, "MatthewsCorrelationLoss", 1, 3)
     ] * 2
@@ -271,7 +282,7 @@ def test_folds_are_told_apart(study_results: Callable[..., Results]) -> None:
     results = replace(results, cases=results.cases.assign(fold=fold), histories=histories)
     path = write_report(results)
     page = Page(path.read_text(encoding="utf-8"))
-    assert "Mean Jaccard index of every training: Loss fold 0, seed 0 fold 1, seed 0" in page.text
+    assert "Mean Jaccard index of every training: Loss fold 0, seed 0 fold 1, seed 0 SD between seeds" in page.text
     assert "The cases of 2 folds are pooled" in page.text
     assert list(pd.read_csv(path.with_name("cases.csv")))[:4] == ["loss", "fold", "seed", "case"]
     assert f"{CASES} validation cases" in page.text
@@ -302,7 +313,7 @@ def test_twelve_losses_and_one_case_fit(
 ) -> None:
     names = [f"a_rather_long_name_of_a_loss_{i}" for i in range(11)] + ["$_{$"]  # broken mathematics, to matplotlib
     for name in names:
-        write_overlay(name)
+        write_overlay(name, skill=1.0 + names.index(name) / 10)
     results = study_results(",".join(names))
     results = replace(results, cases=results.cases[results.cases["case"] == "case_03"])
     page = Page(write_report(results).read_text(encoding="utf-8"))
@@ -324,3 +335,34 @@ def test_case_names_are_kept_as_text(study_results: Callable[..., Results]) -> N
     table["case"] = ["007", "NA", *table["case"][2:]]
     table.to_csv(path, index=False)
     assert list(study_results().cases["case"])[:2] == ["007", "NA"]
+
+
+def test_the_answer_comes_first_and_the_settings_are_told(study_results: Callable[..., Results]) -> None:
+    results = study_results("SoftDiceLoss,mcc,monai_dice", seeds=(0, 1, 2), margin=0.01)
+    path = write_report(results)
+    html = path.read_text(encoding="utf-8")
+    page = Page(html)
+    assert str(page.images[0]["alt"]).startswith("Differences of pairs: MatthewsCorrelationLoss over SoftDiceLoss +")
+    assert html.index("<img") < html.index("<table")
+    assert "prefers-color-scheme: dark" in html
+    assert [tag for tag, _ in page.tags].count("details") == 5
+    markdown = path.with_name("report.md").read_text(encoding="utf-8").replace("\\", "")
+    for text in (page.text, " ".join(markdown.split())):
+        assert "trained under 3 losses (SoftDiceLoss, MatthewsCorrelationLoss, monai_dice)" in text
+        assert "with 3 seeds each, and scored by the Jaccard index on 14 validation cases" in text
+        assert "Losses whose interval lay within 0.01 were called equivalent." in text
+        assert "pages = {1693--1702}" in text
+        assert "skill=2.05" in text
+    assert (path.parent / "figures" / "differences.svg").read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_the_forest_draws_the_intervals(study_results: Callable[..., Results]) -> None:
+    results = study_results("SoftDiceLoss,mcc,monai_dice", seeds=(0, 1, 2))
+    axes = forest_plot(results).figure.axes[0]
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 2]
+    largest_first = sorted(results.comparisons, key=lambda pair: -abs(pair.difference))
+    for pair, line in zip(largest_first, lines, strict=True):
+        sign = 1 if pair.better == pair.first else -1
+        assert sorted(line.get_xdata()) == pytest.approx(sorted([sign * pair.low, sign * pair.high]))
+    points = [line for line in axes.lines if line.get_marker() == "."]
+    assert [len(line.get_xdata()) for line in points] == [3, 3, 3]

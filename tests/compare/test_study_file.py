@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from monai_lossext.compare.report import write_report
 from monai_lossext.compare.results import read_results
 from monai_lossext.compare.run import bundle_command, run_study, write_study
 from monai_lossext.compare.study_file import SCHEMA, read_study_file
+from monai_lossext.data import lesion_phantom
 
 from .conftest import CASES, Recorder
 
+LESIONS = Path(__file__).parents[2] / "benchmarks" / "lesions"
 TVERSKY = "monai_lossext.losses.SoftTverskyLoss"
 
 
@@ -392,8 +395,8 @@ def test_chosen_metrics_are_reported(plan: Callable[..., Study], watcher: Record
     study = plan(metrics=["dice"])
     outcomes = run_study(study, watcher)
     assert read_results(study, outcomes).metrics == ["jaccard", "dice"], "the tested one is among them always"
-    with pytest.raises(StudyError, match=r"--metrics: the scores have no dise; they have jaccard, dice, mcc"):
-        read_results(plan(metrics=["dise"]), outcomes)
+    with pytest.raises(StudyError, match=r"--metrics: the scores have no roundness; they have jaccard, dice, mcc"):
+        read_results(plan(metrics=["roundness"]), outcomes)
 
 
 def test_cases_of_folds_count_once(plan: Callable[..., Study], watcher: Recorder) -> None:
@@ -402,3 +405,28 @@ def test_cases_of_folds_count_once(plan: Callable[..., Study], watcher: Recorder
     study = plan(folds=2)
     results = read_results(study, run_study(study, watcher))
     assert results.cases.groupby("loss")["case"].nunique().tolist() == [CASES, CASES]
+
+
+def test_there_is_room_for_lesions_of_each_fraction() -> None:
+    """Of those that benchmarks/lesions/shares.py trains with, and as many lesions as the bundle draws."""
+    script = runpy.run_path(str(LESIONS / "shares.py"))
+    train = yaml.safe_load((LESIONS.parents[1] / "bundles/white_matter_lesion_3d/configs/train.yaml").read_text())
+    for fraction in script["FRACTIONS"]:
+        for lesions in train["phantoms"]["lesions"]:
+            mask = lesion_phantom(0, (script["SIZE"],) * 3, lesions=lesions, fraction=fraction).mask
+            assert mask.mean() == pytest.approx(fraction, rel=0.02)
+
+
+LESION_STUDIES = sorted(LESIONS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", LESION_STUDIES, ids=lambda file: file.stem)
+def test_studies_of_lesions_can_be_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is checked before the first training, with phantoms that are made in a moment."""
+    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
+    values = read_study_file(file)
+    small = {"synthetic_cases": 5, "phantoms::size": [32, 36, 32], "phantoms::fraction": [0.002, 0.002]}
+    values["overrides"] = {**values.get("overrides", {}), **small, "phantoms::lesions": [2, 3]}
+    study = plan_study(**{**values, "output": tmp_path / "study"})
+    assert study.cases == 1
+    assert len(study.losses) == len(values["losses"])

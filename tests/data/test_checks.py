@@ -197,3 +197,56 @@ def test_progress_bar_on_demand_only(plain: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""  # not a terminal
     skin_lesion_datalist(plain, progress=True)
     assert "checking pictures: 100%" in capsys.readouterr().err
+
+
+def with_palette(indices: np.ndarray, *colours: tuple[int, int, int]) -> Image.Image:
+    picture = Image.fromarray(indices)
+    picture.putpalette([channel for colour in colours for channel in colour])
+    return picture
+
+
+def two_areas() -> np.ndarray:
+    values = lesion(value=1)
+    values[8:11, 10:20] = 2
+    return values
+
+
+@pytest.mark.parametrize(
+    "colours", [[(128, 0, 0), (0, 128, 0)], [(255, 0, 0), (255, 255, 0)], [(0, 0, 255), (255, 0, 0)]]
+)
+def test_palettes_of_several_classes_are_no_soft_borders(plain: Path, colours: list[tuple[int, int, int]]) -> None:
+    """Their brightness has nothing to say: a dark class around a bright one looks like a border."""
+    with_palette(two_areas(), (0, 0, 0), *colours).save(plain / "masks" / "case00.png")
+    with pytest.raises(DatalistError, match=r"case00.png is not binary: it has 3 values \(0, 1, 2\)"):
+        skin_lesion_datalist(plain)
+
+
+def test_colours_that_are_equally_bright_are_told_apart(plain: Path) -> None:
+    colours = np.array([[0, 0, 0], [255, 0, 0], [0, 130, 0]], np.uint8)
+    assert len(np.unique(np.asarray(Image.fromarray(colours[None]).convert("L")))) == 2
+    Image.fromarray(colours[two_areas()]).save(plain / "masks" / "case00.png")
+    with pytest.raises(DatalistError, match=r"case00.png is not binary: it has 3 values \(0, 1, 2\)"):
+        skin_lesion_datalist(plain)
+
+
+def test_a_palette_whose_indices_and_brightness_disagree_is_refused(plain: Path) -> None:
+    path = plain / "masks" / "case00.png"
+    with_palette(lesion(value=1), (255, 0, 0), (0, 0, 0)).save(path)
+    with pytest.raises(
+        DatalistError, match=r"case00.png .*: index 0 of its palette is the brighter one, \(255, 0, 0\)"
+    ):
+        skin_lesion_datalist(plain)
+    with_palette(1 - lesion(value=1), (255, 255, 255), (0, 0, 0)).save(path)  # black and white, as one sees it
+    assert sum(map(len, skin_lesion_datalist(plain).values())) == 20
+    with Image.open(path) as picture:
+        np.testing.assert_array_equal(binary_mask(picture), lesion(value=1))
+
+
+def test_masks_of_floating_numbers(plain: Path) -> None:
+    (plain / "masks" / "case00.png").unlink()
+    path = plain / "masks" / "case00.tif"
+    Image.fromarray(lesion(value=1) * np.float32(1.0000001)).save(path)
+    assert sum(map(len, skin_lesion_datalist(plain).values())) == 20
+    Image.fromarray(np.where(lesion(), np.float32(np.nan), 0).astype(np.float32)).save(path)
+    with pytest.raises(DatalistError, match=r"case00.tif .*: it has pixels that are not finite"):
+        skin_lesion_datalist(plain)

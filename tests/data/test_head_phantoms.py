@@ -13,7 +13,7 @@ from monai_lossext.data import (
     skull_stripping_datalist,
     write_head_phantoms,
 )
-from monai_lossext.data.volume_checks import orientation
+from monai_lossext.scripts.volume_files import orientation
 
 COARSE = {"size": (64, 64, 64), "spacing": (4.0, 4.0, 4.0)}  # 256 mm: room for the whole head
 

@@ -8,8 +8,7 @@ import pytest
 import SimpleITK
 
 from monai_lossext.data import DatalistError, skull_stripping_datalist, volume_list, write_datalist
-from monai_lossext.data.volume_checks import orientation
-from monai_lossext.data.volumes import read_grid, read_voxels
+from monai_lossext.scripts.volume_files import orientation, read_grid, read_voxels
 from tests.data.heads import AFFINE, noise, write
 
 SCANS = ("01_ses-1", "01_ses-2", "02", "03_ses-1", "03_ses-2", "04", "05")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import oracles_boundary, oracles_compound, oracles_region, oracles_voxel
+from . import oracles_boundary, oracles_components, oracles_compound, oracles_region, oracles_voxel
 
 Array = np.ndarray
 
@@ -173,6 +173,20 @@ ROWS: dict[str, Row] = {
         base={"radii": (1, 2)},
         ruled=False,
         spatial=True,
+    ),
+    "BlobDiceLoss": Row(oracles_components.blob_dice, ({"smooth_nr": 1.0}, {"smooth_dr": 1.0}), spatial=True),
+    "ComponentDiceLoss": Row(
+        oracles_components.component_dice,
+        ({"lambda_dice": 0.5}, {"lambda_ce": 0.0}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0}),
+        spatial=True,
+    ),
+    "SkeletonRecallLoss": Row(
+        oracles_components.skeleton_recall, ({"tube": 0}, {"smooth_nr": 1.0}, {"smooth_dr": 1.0}), spatial=True
+    ),
+    "CalibrationLoss": Row(
+        oracles_components.calibration,
+        ({"bins": 3}, {"binning": "soft"}),
+        base={"bins": 4},  # a step across the edge of a bin has no derivative
     ),
     **{name: Row(variants=own, ruled=False) for name, own in oracles_voxel.VARIANTS.items()},
     **{name: Row(variants=own) for name, own in oracles_compound.VARIANTS.items()},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monai_lossext.losses import DiceCrossEntropyLoss, FocalCrossEntropyLoss, MatthewsCorrelationLoss, SoftDiceLoss
+
 from . import cases
 from .cases import make
 
@@ -69,6 +71,31 @@ def test_nothing_waits_for_the_gpu(cls):
         loss(x, label).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [SoftDiceLoss, MatthewsCorrelationLoss, FocalCrossEntropyLoss, DiceCrossEntropyLoss],
+    ids=lambda c: c.__name__,
+)
+def test_a_graph_holds_a_whole_step(cls):
+    x, label = cases.logits(2, 3, 9, 8, 7, dtype=torch.float32).cuda().requires_grad_(), cases.indices(2, 3, 9, 8, 7)
+    loss, label = cls(**MULTI), label.cuda()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            torch.autograd.grad(loss(x, label), x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = loss(x, label)
+        (gradient,) = torch.autograd.grad(value, x)
+    with torch.no_grad():
+        x.copy_(x.flip(0))
+    graph.replay()
+    expected = cases.value_and_gradient(loss, x, label)
+    torch.testing.assert_close(value, expected[0])
+    torch.testing.assert_close(gradient, expected[1])
 
 
 # torch's default backend uses its own deprecated script_method and comments on its choice of kernels

@@ -104,6 +104,15 @@ def test_weights_and_priors():
     near(a, WeightedCrossEntropyLoss(**MULTI, weight=[1 / 1.5, 1 / 0.9, 1 / 0.6])(x, label))
 
 
+@pytest.mark.usefixtures("kernels_or_plain")
+def test_balance_is_finite_where_shares_add_up_to_more_than_the_voxels_that_count():
+    x, target = cases.logits(1, 3, 4, 5).softmax(1), torch.full((1, 3, 4, 5), 0.9)
+    loss = BalancedCrossEntropyLoss()
+    value, gradient = cases.value_and_gradient(loss, x, {"label": target, "classes": cases.partial("100")})
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize(
     "cls",
     [BalancedCrossEntropyLoss, FocalCrossEntropyLoss, TopKCrossEntropyLoss, DistanceMapCrossEntropyLoss],

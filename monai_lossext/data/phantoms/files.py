@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from monai_lossext.data.phantoms.dermoscopy import VERSION as DERMOSCOPY_VERSION
 from monai_lossext.data.phantoms.dermoscopy import dermoscopy_phantom
 from monai_lossext.data.phantoms.head import VERSION as HEAD_VERSION
 from monai_lossext.data.phantoms.head import head_phantom
+from monai_lossext.data.phantoms.lesions import VERSION as LESION_VERSION
+from monai_lossext.data.phantoms.lesions import lesion_phantom
+from monai_lossext.files import cache_folder
 
 RECIPE_FILE = "phantoms.json"
 
@@ -96,20 +100,90 @@ def write_head_phantoms(
     recipe |= {"size": [*size], "spacing": [*spacing], "orientation": orientation}
 
     def write(target: Path) -> None:
-        import nibabel
-
         def write_case(number: int) -> None:
             image, mask, affine = head_phantom((seed, number), size, spacing, orientation)
-            for values, ending in ((np.round(image).astype(np.int16), "T1w"), (mask, "brainmask")):
-                volume = nibabel.Nifti1Image(values, affine)
-                volume.set_sform(affine, code="scanner")
-                volume.set_qform(affine, code="scanner")
-                volume.header.set_xyzt_units("mm")
-                nibabel.save(volume, target / f"sub-{number:04d}_{ending}.nii.gz")
+            _write_volumes(target, number, {"T1w": image, "brainmask": mask}, affine)
 
         map_in_threads(write_case, range(cases), "making phantoms", progress)
 
     return _write_once(Path(folder).expanduser().absolute(), recipe, 2 * cases, write)
+
+
+def write_lesion_phantoms(
+    folder: str | os.PathLike[str],
+    cases: int = 40,
+    seed: int = 0,
+    size: Sequence[int] = (80, 96, 80),
+    spacing: Sequence[float] = (2.0, 2.0, 2.0),
+    orientation: str = "RAS",
+    *,
+    lesions: int | Sequence[int] = (5, 40),
+    fraction: float | Sequence[float] = (0.0005, 0.01),
+    spread: float = 0.8,
+    contrast: float = 0.6,
+    progress: bool | None = None,
+) -> Path:
+    """Write phantoms with lesions as NIfTI: `sub-0000_FLAIR.nii.gz`, `_T1w` (int16) and `_lesions` (0 and 1).
+
+    Args:
+        folder: absent or empty, else FileExistsError; one that already holds exactly these phantoms is left as it is.
+        cases: how many, at least 4, so that no part is empty.
+        seed: case `i` is ``lesion_phantom((seed, i), ...)``.
+        size: voxels along each axis.
+        spacing: of the voxels, in mm.
+        orientation: of the axes.
+        lesions: how many each has, or the smallest and largest number.
+        fraction: of a volume that its lesions have, or the smallest and largest; logarithms are drawn evenly.
+        spread: of the lesions' sizes, see :func:`lesion_phantom`.
+        contrast: of the lesions, likewise.
+        progress: show a progress bar; None: on a terminal.
+
+    Returns:
+        The folder, for the `dataset_dir` of :func:`monai_lossext.data.white_matter_lesion_datalist`.
+
+    Raises:
+        ValueError: `cases` is too small, or :func:`lesion_phantom` does not accept an argument.
+        FileExistsError: the folder holds something else, or some of its phantoms were removed.
+    """
+    numbers = [lesions, lesions] if isinstance(lesions, int) else [*lesions]
+    fractions = [fraction, fraction] if isinstance(fraction, int | float) else [*fraction]
+    recipe = {"phantoms": "lesions", "version": LESION_VERSION, "cases": cases, "seed": seed}
+    recipe |= {"size": [*size], "spacing": [*spacing], "orientation": orientation}
+    recipe |= {"lesions": numbers, "fraction": fractions, "spread": spread, "contrast": contrast}
+
+    def write(target: Path) -> None:
+        def write_case(number: int) -> None:
+            rng = np.random.default_rng((seed, number))
+            count = int(rng.integers(numbers[0], numbers[1], endpoint=True))
+            share = float(np.clip(np.exp(rng.uniform(*np.log(fractions))), fractions[0], fractions[1]))
+            flair, t1, mask, affine = lesion_phantom(
+                (seed, number),
+                size,
+                spacing,
+                orientation,
+                lesions=count,
+                fraction=share,
+                spread=spread,
+                contrast=contrast,
+            )
+            _write_volumes(target, number, {"FLAIR": flair, "T1w": t1, "lesions": mask}, affine)
+
+        map_in_threads(write_case, range(cases), "making phantoms", progress)
+
+    return _write_once(Path(folder).expanduser().absolute(), recipe, 3 * cases, write)
+
+
+def _write_volumes(folder: Path, number: int, volumes: Mapping[str, np.ndarray], affine: np.ndarray) -> None:
+    """Write images as int16 and masks as they are, each with an ending of its name."""
+    import nibabel
+
+    for ending, values in volumes.items():
+        stored = np.round(values).astype(np.int16) if values.dtype.kind == "f" else values
+        volume = nibabel.Nifti1Image(stored, affine)
+        volume.set_sform(affine, code="scanner")
+        volume.set_qform(affine, code="scanner")
+        volume.header.set_xyzt_units("mm")
+        nibabel.save(volume, folder / f"sub-{number:04d}_{ending}.nii.gz")
 
 
 def cached_dermoscopy_phantoms(
@@ -135,10 +209,23 @@ def cached_head_phantoms(
     return _cached(name, cache_dir, lambda folder: write_head_phantoms(folder, cases, seed, progress=progress))
 
 
+def cached_lesion_phantoms(
+    cases: int,
+    seed: int = 0,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Path:
+    """As :func:`cached_dermoscopy_phantoms`, with lesions; `options` are arguments of :func:`write_lesion_phantoms`."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"lesions-v{LESION_VERSION}-{cases}-seed{seed}-{digest}"
+    return _cached(
+        name, cache_dir, lambda folder: write_lesion_phantoms(folder, cases, seed, progress=progress, **options)
+    )
+
+
 def _cached(name: str, cache_dir: str | os.PathLike[str] | None, write: Callable[[Path], Path]) -> Path:
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "monai_lossext"
-    root = Path(cache_dir or os.environ.get("MONAI_LOSSEXT_CACHE") or default).expanduser()
-    folder = root / "phantoms" / name
+    folder = Path(cache_dir or cache_folder()).expanduser() / "phantoms" / name
     try:
         return write(folder)
     except OSError as error:

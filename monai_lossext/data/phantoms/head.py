@@ -35,7 +35,7 @@ class HeadPhantom(NamedTuple):
     affine: NDArray[np.float64]
 
 
-class _Build(NamedTuple):
+class Build(NamedTuple):
     """What differs from person to person."""
 
     scale: Array  # (3,) size of the head
@@ -46,7 +46,7 @@ class _Build(NamedTuple):
     foramen: float  # mm, height where the mask ends
 
 
-class _Contrast(NamedTuple):
+class Contrast(NamedTuple):
     """Signal of the tissues, white matter being 1."""
 
     white: float
@@ -94,29 +94,17 @@ def head_phantom(
     >>> 1000 < float(mask.sum()) * 4**3 / 1000 < 1700  # ml
     True
     """
-    if len(size) != 3 or min(size) < 16:
-        raise ValueError(f"size={tuple(size)}: expected three numbers of voxels, each at least 16")
-    if len(spacing) != 3 or not all(0 < step < np.inf for step in spacing):
-        raise ValueError(f"spacing={tuple(spacing)}: expected three positive lengths in mm")
-    if len(orientation) != 3 or {DIRECTIONS.get(code, (None,))[0] for code in orientation} != {0, 1, 2}:
-        raise ValueError(f"orientation={orientation!r}: expected one of R/L, A/P and S/I each, as in RAS or LPS")
+    check_grid(size, spacing, orientation)
     # One stream per part: a change in the noise of the scanner leaves the heads as they are.
     build_rng, fold_rng, pose_rng, contrast_rng, scanner_rng = map(
         np.random.default_rng, np.random.SeedSequence(seed).spawn(5)
     )
-    build = _build(build_rng)
-    contrast = _contrast(contrast_rng)
+    build = draw_build(build_rng)
+    contrast = draw_contrast(contrast_rng)
     affine = _field_of_view(pose_rng, build, size, spacing, orientation, oblique)
-    turn = _rotation(pose_rng.normal(0, (6, 3, 4)))
+    turn = rotation(pose_rng.normal(0, (6, 3, 4)))
 
-    index = [np.arange(count, dtype=np.float32) for count in size]
-    to_head = (turn.T @ affine[:3]) / build.scale[:, None]
-    points = np.stack(
-        [
-            row[0] * index[0][:, None, None] + row[1] * index[1][:, None] + (row[2] * index[2] + row[3])
-            for row in to_head.astype(np.float32)
-        ]
-    ).reshape(3, -1)
+    points = points_of(affine, turn, build, size)
     inside = np.flatnonzero(_rough_head(points) < 15)
     blur = float(np.mean(spacing))
     signal, brain = _anatomy(fold_rng, points[:, inside], build, contrast, blur)
@@ -125,14 +113,37 @@ def head_phantom(
     image[inside] = signal
     mask = np.zeros(image.shape, np.uint8)
     mask[inside] = brain
-    scanned = _scan(scanner_rng, image.reshape(size), points.reshape(3, *size), spacing)
+    scanned = scan(scanner_rng, image.reshape(size), points.reshape(3, *size), spacing)
     return HeadPhantom(scanned, mask.reshape(size), affine)
 
 
-def _build(rng: np.random.Generator) -> _Build:
+def check_grid(size: Sequence[int], spacing: Sequence[float], orientation: str) -> None:
+    """Raise ValueError for a size, spacing or orientation that is not one."""
+    if len(size) != 3 or min(size) < 16:
+        raise ValueError(f"size={tuple(size)}: expected three numbers of voxels, each at least 16")
+    if len(spacing) != 3 or not all(0 < step < np.inf for step in spacing):
+        raise ValueError(f"spacing={tuple(spacing)}: expected three positive lengths in mm")
+    if len(orientation) != 3 or {DIRECTIONS.get(code, (None,))[0] for code in orientation} != {0, 1, 2}:
+        raise ValueError(f"orientation={orientation!r}: expected one of R/L, A/P and S/I each, as in RAS or LPS")
+
+
+def points_of(affine: Array, turn: Array, build: Build, size: Sequence[int]) -> Array:
+    """Points (3, N) in the frame of the head of all voxels of a grid."""
+    index = [np.arange(count, dtype=np.float32) for count in size]
+    to_head = (turn.T @ affine[:3]) / build.scale[:, None]
+    return np.stack(
+        [
+            row[0] * index[0][:, None, None] + row[1] * index[1][:, None] + (row[2] * index[2] + row[3])
+            for row in to_head.astype(np.float32)
+        ]
+    ).reshape(3, -1)
+
+
+def draw_build(rng: np.random.Generator) -> Build:
+    """Draw a person."""
     volume = np.clip(rng.normal(1350, 130), 1080, 1600)  # adults; what is drawn differs by up to 6 %
     aspect = np.exp(rng.normal(0, 0.035, 3))
-    return _Build(
+    return Build(
         scale=aspect / np.cbrt(aspect.prod()) * np.cbrt(volume / CANONICAL_ML),
         wobble=rng.uniform(1.0, 2.5),
         atrophy=rng.beta(1.2, 2),
@@ -142,11 +153,12 @@ def _build(rng: np.random.Generator) -> _Build:
     )
 
 
-def _contrast(rng: np.random.Generator) -> _Contrast:
+def draw_contrast(rng: np.random.Generator) -> Contrast:
+    """Draw a scanner's T1 contrast."""
     # Spin echo at 1.5 T shows fat three times as bright as brain; an inversion prepared 3 T scan darker than brain.
     grey = rng.uniform(0.62, 0.9)
     fat = np.exp(rng.uniform(np.log(0.6), np.log(3.2)))
-    return _Contrast(
+    return Contrast(
         white=1.0,
         grey=grey,
         fluid=grey * rng.uniform(0.2, 0.55),
@@ -160,7 +172,7 @@ def _contrast(rng: np.random.Generator) -> _Contrast:
     )
 
 
-def _rotation(degrees: ArrayLike) -> Array:
+def rotation(degrees: ArrayLike) -> Array:
     """Rotation matrix (3, 3) about x, then y, then z."""
     turn = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(degrees)):
@@ -174,18 +186,15 @@ def _rotation(degrees: ArrayLike) -> Array:
 
 def _field_of_view(
     rng: np.random.Generator,
-    build: _Build,
+    build: Build,
     size: Sequence[int],
     spacing: Sequence[float],
     orientation: str,
     oblique: bool,
 ) -> NDArray[np.float64]:
     """The affine of a grid that shows the head from its top down as far as it reaches."""
-    direction = np.zeros((3, 3))
-    for axis, code in enumerate(orientation):
-        row, sign = DIRECTIONS[code]
-        direction[row, axis] = sign
-    tilt = _rotation(rng.choice([-1, 1], 3) * rng.uniform(10, 20, 3))
+    direction = axes_of(orientation)
+    tilt = rotation(rng.choice([-1, 1], 3) * rng.uniform(10, 20, 3))
     steps = (tilt @ direction if oblique else direction) * np.asarray(spacing, float)
     height = np.abs(direction[2]) @ (np.asarray(size) * spacing)
     cut_off = rng.random() < 0.25
@@ -193,6 +202,20 @@ def _field_of_view(
     top = SCALP_TOP_MM * build.scale[2] + margin
     middle_z = top - height / 2 if cut_off else max(top - height / 2, HEAD_MIDDLE_MM)
     middle = np.array([rng.normal(0, 3), rng.normal(-3, 3), middle_z])
+    return affine_around(middle, steps, size)
+
+
+def axes_of(orientation: str) -> NDArray[np.float64]:
+    """Directions (3, 3) of the axes of an array, a column each, in RAS."""
+    direction = np.zeros((3, 3))
+    for axis, code in enumerate(orientation):
+        row, sign = DIRECTIONS[code]
+        direction[row, axis] = sign
+    return direction
+
+
+def affine_around(middle: Array, steps: Array, size: Sequence[int]) -> NDArray[np.float64]:
+    """The affine (4, 4) of a grid with such steps (3, 3) from voxel to voxel and this point in its middle."""
     affine = np.eye(4)
     affine[:3, :3] = steps
     affine[:3, 3] = middle - steps @ ((np.asarray(size) - 1) / 2)
@@ -219,7 +242,7 @@ def _capsule(points: Array, start: ArrayLike, end: ArrayLike, radius: float) -> 
     return distance
 
 
-def _union(first: Array, second: Array, rounding: float) -> Array:
+def union(first: Array, second: Array, rounding: float) -> Array:
     """Smaller of two distances, with the crease between the surfaces rounded over so many mm."""
     blend = np.maximum(rounding - np.abs(first - second), 0) / rounding
     joined: Array = np.minimum(first, second) - blend * blend * (rounding / 4)
@@ -240,7 +263,7 @@ def _rough_head(points: Array) -> Array:
 # --- Noise ---
 
 
-def _noise(rng: np.random.Generator, grain: float, channels: int) -> Array:
+def lattice_noise(rng: np.random.Generator, grain: float, channels: int) -> Array:
     """Smooth noise of mean 0 and deviation 1 on the lattice, (n, n, n, channels), with grains of so many mm."""
     count = round(PERIOD_MM / LATTICE_MM)
     cells = round(PERIOD_MM / grain)
@@ -255,7 +278,7 @@ def _noise(rng: np.random.Generator, grain: float, channels: int) -> Array:
     return np.ascontiguousarray(field / field.std(axis=(0, 1, 2)))
 
 
-def _at(lattice: Array, points: Array) -> Array:
+def at_points(lattice: Array, points: Array) -> Array:
     """Values (channels, N) of the lattice at points (3, N), linearly interpolated."""
     count = lattice.shape[0]
     flat = lattice.reshape(-1, lattice.shape[3])
@@ -276,8 +299,8 @@ def _at(lattice: Array, points: Array) -> Array:
 # --- The head ---
 
 
-class _Painter:
-    """Signal (N,) of points, painted over layer by layer with borders as wide as a voxel."""
+class Painter:
+    """Signal (N,) or (C, N) of points, painted over layer by layer with borders as wide as a voxel."""
 
     def __init__(self, signal: Array, blur: float) -> None:
         self.signal = signal
@@ -295,29 +318,29 @@ class _Painter:
 
 
 def _anatomy(
-    rng: np.random.Generator, points: Array, build: _Build, contrast: _Contrast, blur: float
+    rng: np.random.Generator, points: Array, build: Build, contrast: Contrast, blur: float
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Signal (N,) and whether it is brain, of points (3, N)."""
-    coarse, medium, fine = (_noise(rng, grain, channels) for grain, channels in ((48, 6), (20, 3), (9, 2)))
-    slow = _at(coarse, points)
+    coarse, medium, fine = (lattice_noise(rng, grain, channels) for grain, channels in ((48, 6), (20, 3), (9, 2)))
+    slow = at_points(coarse, points)
     points = points + np.float32(build.wobble) * slow[:3]
     thick, thin, marrow = slow[3:]
-    lumps = _at(medium, points)
-    grain = _at(fine, points)
+    lumps = at_points(medium, points)
+    grain = at_points(fine, points)
 
-    cerebrum, cerebellum, stem = _brain(points)
-    hull = _union(_union(cerebrum, cerebellum, 4), stem, 3)
+    cerebrum, cerebellum, stem = brain_parts(points)
+    hull = hull_of((cerebrum, cerebellum, stem))
     front = 1 / (1 + np.exp((30 - points[1]) / 10))
     room = (1.3 + 3 * build.atrophy) * (1 + 0.4 * front) + (0.6 + 0.8 * build.atrophy) * np.clip(thick, -1.5, 2.5)
     stem_above = np.maximum(stem, build.foramen - 4 - points[2])
-    skull_inside = _union(_union(cerebrum, cerebellum, 24), stem_above, 14) - np.maximum(room, 0.6)  # fluid around it
+    skull_inside = union(union(cerebrum, cerebellum, 24), stem_above, 14) - np.maximum(room, 0.6)  # fluid around it
     skull = build.skull * (1 + 0.2 * np.clip(thin, -2, 2))
     skull_outside = skull_inside - skull
 
-    painter = _Painter(np.zeros(points.shape[1], np.float32), blur)
+    painter = Painter(np.zeros(points.shape[1], np.float32), blur)
     head = _soft_tissue(painter, points, skull_outside, build, contrast, lumps, grain)
     low = np.flatnonzero((points[2] < 10) & (skull_inside > 0))
-    face = _Painter(painter.signal[low], blur)
+    face = Painter(painter.signal[low], blur)
     _face(face, points[:, low], skull_outside[low], contrast, lumps[:, low])
     painter.signal[low] = face.signal
     painter.paint(np.maximum(skull_outside, -skull_inside), contrast.bone)
@@ -329,17 +352,18 @@ def _anatomy(
     sinus = np.maximum(np.maximum(np.abs(points[0]) - 3, -hull - 0.5), skull_inside)
     painter.paint(np.maximum(sinus, -points[2] - 5), contrast.blood)
 
-    mask = (hull < 0.5) & ((np.minimum(cerebrum, cerebellum) < 0.5) | (points[2] > build.foramen))  # no spinal cord
+    mask = brain_mask(points, (cerebrum, cerebellum, stem), build)
     near = np.flatnonzero(hull < blur)
-    brain = _Painter(painter.signal[near], blur)
-    _paint_brain(brain, rng, points[:, near], (cerebrum[near], cerebellum[near], stem[near]), build, contrast)
+    brain = Painter(painter.signal[near], blur)
+    tissues = contrast.white, contrast.grey, contrast.fluid
+    paint_brain(brain, rng, points[:, near], (cerebrum[near], cerebellum[near], stem[near]), build, tissues)
     painter.signal[near] = brain.signal
     painter.signal *= 1 + 0.02 * grain[0]
     painter.signal *= painter.cover(head)
     return painter.signal, mask
 
 
-def _brain(points: Array) -> tuple[Array, Array, Array]:
+def brain_parts(points: Array) -> tuple[Array, Array, Array]:
     """Distances of the cerebrum, the cerebellum, and of the brain stem with the spinal cord."""
     half = _mirrored(points)
     x, y, z = half
@@ -347,24 +371,39 @@ def _brain(points: Array) -> tuple[Array, Array, Array]:
     dome = _ellipsoid(egg, (17, -6, 14), (48, 82, 59))
     back = 1 / (1 + np.exp((y + 38) / 6))
     floor = -19 + 4 * np.exp(-np.square((y - 45) / 25)) + back * (2 + 11 * np.exp(-np.square(x / 24)))
-    dome = -_union(-dome, z - floor, 10)
+    dome = -union(-dome, z - floor, 10)
     temporal = _ellipsoid(half, (41, -12, -20), (21, 38, 19))
-    cerebrum = _union(dome, temporal, 4)
+    cerebrum = union(dome, temporal, 4)
     cerebellum = _ellipsoid(half, (19, -57, -36), (31, 29, 25))
     vermis = _ellipsoid(half, (0, -54, -26), (16, 25, 26))
-    cerebellum = np.maximum(_union(cerebellum, vermis, 6), z - floor + 1)
-    stem = _union(_ellipsoid(points, (0, -22, -30), (16, 13, 15)), _capsule(points, (0, -20, -5), (0, -26, -30), 12), 6)
-    stem = _union(stem, _capsule(points, (0, -28, -35), (0, -42, -70), 8), 8)
+    cerebellum = np.maximum(union(cerebellum, vermis, 6), z - floor + 1)
+    stem = union(_ellipsoid(points, (0, -22, -30), (16, 13, 15)), _capsule(points, (0, -20, -5), (0, -26, -30), 12), 6)
+    stem = union(stem, _capsule(points, (0, -28, -35), (0, -42, -70), 8), 8)
     cord = _capsule(points, (0, -42, -65), (0, -44, -220), 5.5)
-    return cerebrum, cerebellum, _union(stem, cord, 4)
+    return cerebrum, cerebellum, union(stem, cord, 4)
+
+
+def hull_of(parts: tuple[Array, Array, Array]) -> Array:
+    """Distance (N,) of cerebrum, cerebellum and stem together."""
+    cerebrum, cerebellum, stem = parts
+    return union(union(cerebrum, cerebellum, 4), stem, 3)
+
+
+def brain_mask(points: Array, parts: tuple[Array, Array, Array], build: Build) -> NDArray[np.bool_]:
+    """Whether points (3, N) belong to the mask of the brain, which ends above the spinal cord."""
+    cerebrum, cerebellum, _ = parts
+    inside: NDArray[np.bool_] = (hull_of(parts) < 0.5) & (
+        (np.minimum(cerebrum, cerebellum) < 0.5) | (points[2] > build.foramen)
+    )
+    return inside
 
 
 def _soft_tissue(
-    painter: _Painter,
+    painter: Painter,
     points: Array,
     skull_outside: Array,
-    build: _Build,
-    contrast: _Contrast,
+    build: Build,
+    contrast: Contrast,
     lumps: Array,
     grain: Array,
 ) -> Array:
@@ -378,9 +417,9 @@ def _soft_tissue(
     neck = (np.hypot(points[0] / wide / 58, (y + 22) / wide / 62) - 1) * 58
     neck = np.maximum(neck, z + 40)
     scalp = build.scalp * (1 + 0.15 * lumps[2]) + 5 * np.exp(-np.square((z + 15) / 25) - np.square((y - 20) / 30))
-    head = _union(_union(skull_outside - scalp, _union(face, jaw, 15), 18), neck, 25)
-    head = _union(head, nose, 12)
-    head = _union(head, _ellipsoid(half, (80, -12, -32), (7, 14, 24)), 4)  # ears
+    head = union(union(skull_outside - scalp, union(face, jaw, 15), 18), neck, 25)
+    head = union(head, nose, 12)
+    head = union(head, _ellipsoid(half, (80, -12, -32), (7, 14, 24)), 4)  # ears
 
     painter.paint(head, contrast.muscle * (1 + 0.12 * lumps[0] + 0.08 * grain[1]))
     between_muscles = 1.2 - np.abs(lumps[1] * 6)  # sheets of fat
@@ -393,7 +432,7 @@ def _soft_tissue(
     return head
 
 
-def _face(painter: _Painter, points: Array, skull_outside: Array, contrast: _Contrast, lumps: Array) -> None:
+def _face(painter: Painter, points: Array, skull_outside: Array, contrast: Contrast, lumps: Array) -> None:
     """Paint bones, air and eyes of the face and of the skull's base."""
     half = _mirrored(points)
     z = points[2]
@@ -431,7 +470,7 @@ def _face(painter: _Painter, points: Array, skull_outside: Array, contrast: _Con
     painter.paint(_ellipsoid(half, (32, 80, -30), (4.5, 2.2, 4.5)), contrast.grey)  # lens
 
 
-def _spine(painter: _Painter, points: Array, contrast: _Contrast) -> None:
+def _spine(painter: Painter, points: Array, contrast: Contrast) -> None:
     y, z = points[1:]
     below = z + 72
     body = np.hypot(points[0] / 1.3, y + 24) - 9
@@ -444,25 +483,26 @@ def _spine(painter: _Painter, points: Array, contrast: _Contrast) -> None:
     painter.paint(np.maximum(np.hypot(points[0], y + 44) - 5, z + 58), contrast.white * 0.95)
 
 
-def _paint_brain(
-    painter: _Painter,
+def paint_brain(
+    painter: Painter,
     rng: np.random.Generator,
     points: Array,
     parts: tuple[Array, Array, Array],
-    build: _Build,
-    contrast: _Contrast,
+    build: Build,
+    tissues: tuple[ArrayLike, ArrayLike, ArrayLike],
 ) -> None:
+    """Paint the brain with these signals of white matter, grey matter and fluid, each a number or (C, 1)."""
     cerebrum, cerebellum, stem = parts
     half = _mirrored(points)
     x, y, z = half
-    grey, white, fluid = contrast.grey, contrast.white, contrast.fluid
+    white, grey, fluid = map(np.asarray, tissues)
 
     # Folds run inwards: noise that hardly changes along the radius has level surfaces that do so too.
     middle = np.array([[0], [-8], [6]], np.float32)
     offset = points - middle
     radius = np.maximum(np.linalg.norm(offset / np.array([[0.85], [1.1], [0.95]], np.float32), axis=0), 1)
     outwards = middle + offset / radius * (72 * (radius / 72) ** np.float32(0.3))
-    fold, other, reach = _at(_noise(rng, 9, 3), outwards)
+    fold, other, reach = at_points(lattice_noise(rng, 9, 3), outwards)
     depth = -cerebrum
     width = 0.3 + 0.9 * build.atrophy
     ends = 12 + 5 * np.clip(reach, -1.5, 2)  # mm below the surface
@@ -476,7 +516,7 @@ def _paint_brain(
     painter.paint(np.maximum(cerebrum, -near_fluid), grey)
     painter.paint(np.maximum(cerebrum, 3 - near_fluid), white)
 
-    folia, _, _ = _at(_noise(rng, 8, 3), points * np.array([[0.6], [1.3], [1.3]], np.float32))
+    folia, _, _ = at_points(lattice_noise(rng, 8, 3), points * np.array([[0.6], [1.3], [1.3]], np.float32))
     leaf = np.minimum(-cerebellum - 1, np.abs(folia) * 5)
     painter.paint(cerebellum, grey)
     painter.paint(np.maximum(cerebellum, 0.4 + 0.5 * build.atrophy - leaf), 0.92 * grey)
@@ -493,7 +533,7 @@ def _paint_brain(
     body = _ellipsoid(half, (5 + 5 * large, -4, 16), (4.5 * large, 27, 5.5 * large))
     horn = _capsule(half, (14, -28, 14), (25 + 3 * large, -44, 2), 3.2 * large)
     temporal_horn = _capsule(half, (26, -42, 0), (31, -18, -16), 1.3 * large)
-    ventricle = np.minimum(_union(body, horn, 5), temporal_horn)
+    ventricle = np.minimum(union(body, horn, 5), temporal_horn)
     third = _ellipsoid(points, (0, -10, 2), (1.4 * large, 12, 9))
     fourth = _ellipsoid(points, (0, -38, -36), (6, 4.5 * large, 9))
     painter.paint(np.minimum(np.minimum(ventricle, third), fourth), fluid)
@@ -502,7 +542,7 @@ def _paint_brain(
 # --- The scanner ---
 
 
-def _scan(rng: np.random.Generator, image: Array, points: Array, spacing: Sequence[float]) -> NDArray[np.float32]:
+def scan(rng: np.random.Generator, image: Array, points: Array, spacing: Sequence[float]) -> NDArray[np.float32]:
     """Blur, bias field, noise and what is done to files before they are published."""
     air = image < 0.01
     thick = int(rng.integers(3)) if rng.random() < 0.3 else None  # the axis along which thick slices were resampled
@@ -510,7 +550,7 @@ def _scan(rng: np.random.Generator, image: Array, points: Array, spacing: Sequen
     for axis in range(3):
         rounds = 1 if axis != thick else 1 + round(3 / spacing[axis])
         for _ in range(rounds):
-            image = _softened(image, axis, softness if rounds == 1 else 0.25)
+            image = softened(image, axis, softness if rounds == 1 else 0.25)
     for axis, count in enumerate(image.shape):
         place = np.linspace(-1, 1, count, dtype=np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
         slope, bend = rng.normal(0, 0.12), rng.normal(-0.05, 0.12)
@@ -525,7 +565,7 @@ def _scan(rng: np.random.Generator, image: Array, points: Array, spacing: Sequen
     return (image * np.exp(rng.uniform(np.log(80), np.log(1200)))).astype(np.float32)
 
 
-def _softened(image: Array, axis: int, share: float) -> Array:
+def softened(image: Array, axis: int, share: float) -> Array:
     """Mix every voxel with so much of either neighbour along an axis."""
     moved = np.moveaxis(image, axis, 0)
     padded = np.concatenate([moved[:1], moved, moved[-1:]])

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..paths import is_fake, transformed, waits
+from .distributed import refuse_spread
 from .reading import Reading, Rules
 
 ROUNDING = 1e-6  # how far a share or a probability may lie outside of [0, 1]
@@ -52,8 +53,9 @@ class Found:
         """Wait for the values, which were asked for a call ago, and raise ValueError if one cannot be."""
         if self.event is not None:
             self.event.synchronize()
-        for kind, values in zip(self.kinds, self.values.reshape(-1, 3).numpy(), strict=True):
-            raise_if(kind, *map(float, values))
+        values = self.values.tolist()
+        for kind, found in zip(self.kinds, values if self.values.ndim == 2 else [values], strict=True):
+            raise_if(kind, *found)
 
 
 _pending: deque[Found] = deque()
@@ -93,7 +95,7 @@ def looked_at(reading: Reading, probabilities: bool = True) -> list[tuple[Kind, 
     if target.dtype != torch.bool:
         whole = rules.labels and target.is_floating_point()
         found.append((replace(of_target(rules), whole=whole), rules.without_ignored(target)[0]))
-    if mask is not None and mask.dtype != torch.bool:
+    if mask is not None and mask.dtype != torch.bool and not rules.signed:
         found.append((of_mask(), mask))
     if probabilities and rules.activation is None:
         input = reading.input.detach()
@@ -110,7 +112,13 @@ def extremes(kind: Kind, x: Tensor) -> Tensor:
     """
     x = x.to(torch.int64) if x.dtype in (torch.uint16, torch.uint32, torch.uint64) else x
     low, high = x.aminmax()
-    return torch.stack([low, high, x.masked_fill(x == x.round(), 0).amax() if kind.whole else low])
+    if x.dtype in (torch.float16, torch.bfloat16):  # which hold not every bound
+        low, high = low.float(), high.float()
+    if not kind.whole:
+        return torch.stack([low, high, low])
+    if not waits(x) and (x - x.round()).abs().amax() == 0:  # the sooner way to say so
+        return torch.stack([low, high, torch.zeros_like(low)])
+    return torch.stack([low, high, x.masked_fill(x == x.round(), 0).amax().to(low.dtype)])
 
 
 def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
@@ -125,7 +133,9 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
 
     Raises:
         ValueError: when there are, where to look makes nobody wait, or ``validate`` is ``"now"``.
+        TypeError: when the input is a DTensor, of which the operators of the walk alone know how to compute.
     """
+    refuse_spread(reading.input)
     if reading.validate == "never" or reading.input.numel() == 0:
         return None
     wait = waits(reading.input)

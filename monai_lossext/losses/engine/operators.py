@@ -1,10 +1,10 @@
 """The operations, registered with torch: ``torch.ops.monai_lossext.sums`` and its companions.
 
 A registered operator is one node to ``torch.compile``, ``torch.export``, the profiler and fake tensors, and only plain
-tensors with memory of their own reach what computes it. On a CPU that is a compiled loop where it fits, and the plain
-form else; on other devices the plain form.
+tensors with memory of their own reach what computes it. On a CPU that is a compiled loop where it fits, on GPUs of
+NVIDIA and AMD a Triton kernel, and the plain form else.
 
-Losses call :func:`voxel_sums`, :func:`voxel_values` and :func:`lovasz_slopes`.
+Losses call :func:`voxel_sums`, :func:`voxel_values`, :func:`lovasz_slopes` and :func:`part_sums`.
 """
 
 from __future__ import annotations
@@ -18,42 +18,48 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import paths
-from . import checks, plain, sorting
+from . import checks, plain, segments, sorting
 from .cpu import kernels
+from .cuda import kernels as cuda
+from .distributed import is_spread, raise_together
 from .plain import KINDS, Wanted
 from .precision import accumulator_dtype, computing_dtype
 from .reading import Reading, Rules, spread
 
 NAMESPACE = "monai_lossext"
-RULES = "bool labels, int channels, int? ignore_index, str activation"
+RULES = "bool labels, int channels, int? ignore_index, str activation, bool signed"
 WANTED = "bool counts, bool products, str further, str likelihood, float gamma"
 DATA = "Tensor input, Tensor target, Tensor? mask, Tensor? classes"
 FAULTS = ("target", "mask", "input")
 
 library = torch.library.Library(NAMESPACE, "DEF")
-library.define(f"sums({DATA}, {RULES}, {WANTED}, bool signed, bool raises) -> (Tensor, Tensor)")
-library.define(f"gradient(Tensor upstream, {DATA}, {RULES}, {WANTED}) -> Tensor")
+library.define(f"sums({DATA}, {RULES}, {WANTED}, bool raises) -> (Tensor, Tensor)")
+library.define(f"gradient(Tensor upstream, {DATA}, Tensor? bad, {RULES}, {WANTED}) -> Tensor")
 library.define(
     f"values({DATA}, Tensor inside, Tensor outside, bool exclusive, {RULES}, {WANTED}, bool raises) -> (Tensor, Tensor)"
 )
 library.define(
     "lovasz(Tensor errors, Tensor target, Tensor? mask, bool labels, int first, bool penalize) -> (Tensor, Tensor)"
 )
-OPERATORS = tuple(f"{NAMESPACE}::{name}" for name in ("sums", "gradient", "values", "lovasz"))
+PARTS = "Tensor input, Tensor parts, Tensor? mask, str activation, int first, int most, bool nearest, bool entropy"
+library.define(f"parts({PARTS}) -> Tensor")
+library.define(f"parts_gradient(Tensor upstream, {PARTS}) -> Tensor")
+NAMES = ("sums", "gradient", "values", "lovasz", "parts", "parts_gradient")
+OPERATORS = tuple(f"{NAMESPACE}::{name}" for name in NAMES)
 
 Static = tuple[Any, ...]  # rules and what is wanted, as an operator takes them
 
 
 def flattened(rules: Rules, wanted: Wanted) -> Static:
     """Return rules and what is wanted as an operator takes them."""
-    how = rules.labels, rules.channels, rules.ignore_index, rules.activation or ""
+    how = rules.labels, rules.channels, rules.ignore_index, rules.activation or "", rules.signed
     return *how, wanted.counts, wanted.products, wanted.further or "", wanted.likelihood or "", wanted.gamma
 
 
 def unflattened(static: Sequence[Any]) -> tuple[Rules, Wanted]:
     """Return what :func:`flattened` was given."""
-    labels, channels, ignore_index, activation, counts, products, further, likelihood, gamma = static
-    rules = Rules(labels, channels, ignore_index, activation or None)
+    labels, channels, ignore_index, activation, signed, counts, products, further, likelihood, gamma = static
+    rules = Rules(labels, channels, ignore_index, activation or None, signed)
     return rules, Wanted(counts, products, further or None, likelihood or None, gamma)
 
 
@@ -61,30 +67,53 @@ def unflattened(static: Sequence[Any]) -> tuple[Rules, Wanted]:
 
 
 def sums_impl(input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None, *how: Any) -> Any:
-    """Return the sums, (KINDS, B, C), and how many values of target, mask and input are out of range, (3,)."""
-    *static, signed, raises = how
+    """Return the sums, (KINDS, B, C), and how many values of target, mask and input are out of range, (3,).
+
+    Where to look at them would wait, it is told only that there are such: the sums are NaN then.
+    """
+    *static, raises = how
     rules, wanted = unflattened(static)
     if kernels.fits(rules, wanted, input, target, mask):
-        found = kernels.sums(rules, wanted, signed, input, target, mask, classes)
+        found = kernels.sums(rules, wanted, input, target, mask, classes)
         if found is not None:
             return found[0], faults(found[1], rules, input, target, mask, raises, wanted)
+    if cuda.fits(rules, wanted, input, target, mask):
+        on_gpu = cuda.sums(rules, wanted, input, target, mask, classes, raises)
+        if on_gpu is not None:
+            return on_gpu
+    if paths.waits(input):
+        bad = looked_at(rules, input, target, mask, raises, wanted)
+        with torch.no_grad():
+            rows = plain.sums(rules, wanted, input, target, mask, classes)
+            return stacked(rows).masked_fill(bad.any(), torch.nan), bad
     if raises:
-        raise_for(rules, input, target, None if signed else mask, wanted)
+        raise_for(rules, input, target, mask, wanted)
     with torch.no_grad():
         return stacked(plain.sums(rules, wanted, input, target, mask, classes)), no_faults(input)
 
 
 def gradient_impl(
-    upstream: Tensor, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None, *static: Any
+    upstream: Tensor,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    classes: Tensor | None,
+    bad: Tensor | None,
+    *static: Any,
 ) -> Tensor:
-    """Return the gradient of the input, given that of the sums."""
+    """Return the gradient of the input, given that of the sums; 0 if values are out of range and nobody has raised."""
     rules, wanted = unflattened(static)
     if kernels.fits(rules, wanted, input, target, mask):
         found = kernels.gradient(rules, wanted, upstream, input, target, mask, classes)
         if found is not None:
             return found
+    if cuda.fits(rules, wanted, input, target, mask):
+        found = cuda.gradient(rules, wanted, upstream, input, target, mask, classes, bad)
+        if found is not None:
+            return found
     with torch.no_grad():
-        return plain.gradient(rules, wanted, upstream.unbind(), input, target, mask, classes)
+        found = plain.gradient(rules, wanted, upstream.unbind(), input, target, mask, classes)
+        return without(bad, found)
 
 
 def stacked(sums: Sequence[Tensor | None]) -> Tensor:
@@ -110,6 +139,15 @@ def values_impl(
         found = kernels.values(rules, wanted, exclusive, inside, outside, input, target, mask, classes)
         if found is not None:
             return found[0], faults(found[1], rules, input, target, mask, raises, wanted)
+    if cuda.fits(rules, wanted, input, target, mask):
+        on_gpu = cuda.values(rules, wanted, exclusive, inside, outside, input, target, mask, classes, raises)
+        if on_gpu is not None:
+            return on_gpu
+    if paths.waits(input):
+        bad = looked_at(rules, input, target, mask, raises, wanted)
+        with torch.no_grad():
+            each = plain.values(rules, wanted, exclusive, inside, outside, input, target, mask, classes)
+            return each.masked_fill(bad.any(), torch.nan), bad
     if raises:
         raise_for(rules, input, target, mask, wanted)
     with torch.no_grad():
@@ -129,6 +167,52 @@ def lovasz_impl(
             return found
     with torch.no_grad():
         return sorting.lovasz(errors, target, mask, labels, first, penalize)
+
+
+def parts_impl(
+    input: Tensor,
+    parts: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    first: int,
+    most: int,
+    nearest: bool,
+    entropy: bool,
+) -> Tensor:
+    """Return :func:`.segments.sums_of_parts`."""
+    act: Any = activation or None
+    how = first, most, nearest, entropy
+    if paths.kernels_available() and kernels.readable(input, parts, mask):
+        found = kernels.part_sums(input, parts, mask, act, *how)
+        if found is not None:
+            return found
+    with torch.no_grad():
+        return segments.sums_of_parts(input, parts, mask, act, *how)
+
+
+def parts_gradient_impl(
+    upstream: Tensor,
+    input: Tensor,
+    parts: Tensor,
+    mask: Tensor | None,
+    activation: str,
+    first: int,
+    most: int,
+    nearest: bool,
+    entropy: bool,
+) -> Tensor:
+    """Return the gradient of the input, given that of the sums."""
+    act: Any = activation or None
+    how = first, most, nearest, entropy
+    if paths.kernels_available() and kernels.readable(input, parts, mask):
+        found = kernels.part_gradient(upstream, input, parts, mask, act, *how)
+        if found is not None:
+            return found
+    with torch.enable_grad():
+        z = input.detach().requires_grad_()
+        found = segments.sums_of_parts(z, parts, mask, act, *how)
+        (gradient,) = torch.autograd.grad(found[1:], z, upstream[1:])
+    return gradient
 
 
 def no_faults(input: Tensor) -> Tensor:
@@ -151,6 +235,18 @@ def faults(
     return torch.tensor(found, dtype=torch.float64, device="cpu")
 
 
+def looked_at(rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, looks: bool, wanted: Wanted) -> Tensor:
+    """Return whether a value is out of range, (3,), for which the next call raises; 0 if nobody looks."""
+    reading = Reading(rules, input, target, mask, None, None, None, "auto")
+    bad = checks.check(reading, probabilities=wanted.likelihood != "hinge") if looks else None
+    return no_faults(input) if bad is None else no_faults(input) + bad
+
+
+def without(bad: Tensor | None, gradient: Tensor) -> Tensor:
+    """Return the gradient, 0 if a value is out of range and nobody could raise for it yet."""
+    return gradient if bad is None or not paths.waits(gradient) else gradient.masked_fill(bad.any(), 0)
+
+
 def raise_for(rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, wanted: Wanted) -> None:
     """Raise ValueError if a value is out of range, and name it."""
     reading = Reading(rules, input, target, mask, None, None, None, "now")
@@ -162,6 +258,8 @@ for name, function in (
     ("gradient", gradient_impl),
     ("values", values_impl),
     ("lovasz", lovasz_impl),
+    ("parts", parts_impl),
+    ("parts_gradient", parts_gradient_impl),
 ):
     library.impl(name, function, "CompositeExplicitAutograd")
 
@@ -207,33 +305,43 @@ def fake_lovasz(errors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Keep what the gradient of sums needs."""
-    ctx.save_for_backward(*inputs[:4])
-    ctx.static = inputs[4:-2]
+    ctx.save_for_backward(*inputs[:4], output[1])
+    ctx.static = inputs[4:-1]
     ctx.mark_non_differentiable(output[1])
 
 
 def back_from_sums(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
     """Return the gradient of the input of sums."""
-    return gradient_of(ctx.static, upstream.unbind(), *ctx.saved_tensors), *[None] * (len(ctx.static) + 5)
+    *data, bad = ctx.saved_tensors
+    return gradient_of(ctx.static, upstream, *data, bad=bad), *[None] * (len(ctx.static) + 4)
 
 
 def keep_values(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Keep what the gradient of values needs."""
-    ctx.save_for_backward(*inputs[:6])
+    ctx.save_for_backward(*inputs[:6], output[1])
     ctx.exclusive, ctx.static = inputs[6], inputs[7:-1]
     ctx.mark_non_differentiable(output[1])
 
 
 def back_from_values(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
     """Return the gradient of the input of values: that of their sum, in which each weighs as much as its gradient."""
-    *data, inside, outside = ctx.saved_tensors
-    return gradient_of_values(ctx.static, ctx.exclusive, upstream, data, inside, outside), *[None] * (
-        len(ctx.static) + 7
-    )
+    *data, inside, outside, bad = ctx.saved_tensors
+    of_values = ctx.static, ctx.exclusive, upstream, data, inside, outside
+    return gradient_of_values(*of_values, bad=bad), *[None] * (len(ctx.static) + 7)
 
 
-def gradient_of(static: Static, upstream: Sequence[Tensor | None], *data: Any) -> Tensor:
-    """Return the gradient of the input of sums, or a graph of it where somebody wants to differentiate it."""
+def gradient_of(
+    static: Static,
+    upstream: Tensor | Sequence[Tensor | None],
+    *data: Any,
+    operators: bool = True,
+    bad: Tensor | None = None,
+) -> Tensor:
+    """Return the gradient of the input of sums, or a graph of it where somebody wants to differentiate it.
+
+    What was found in torch's operations is differentiated in these: ``operators`` says that it was not. ``bad``, (3,),
+    says whether a value was out of range.
+    """
     rules, wanted = unflattened(static)
     if torch.is_grad_enabled():
         given = [x for x in upstream if x is not None]
@@ -244,29 +352,74 @@ def gradient_of(static: Static, upstream: Sequence[Tensor | None], *data: Any) -
                 torch.zeros_like(x) if s is None else s for s, x in zip(found, upstream, strict=True) if x is not None
             ]
 
-        return again(asked, data[0], given)
-    if use_operators(data[0]):
-        found: Tensor = torch.ops.monai_lossext.gradient(stacked(upstream), *data, *static)
+        return without(bad, again(asked, data[0], given))
+    if operators and use_operators(data[0]):
+        together = upstream if isinstance(upstream, Tensor) else stacked(upstream)
+        found: Tensor = torch.ops.monai_lossext.gradient(together, *data, bad, *static)
         return found
-    return plain.gradient(rules, wanted, upstream, *data)
+    return without(bad, plain.gradient(rules, wanted, tuple(upstream), *data))
 
 
 def gradient_of_values(
-    static: Static, exclusive: bool, upstream: Tensor, data: Sequence[Any], inside: Tensor, outside: Tensor
+    static: Static,
+    exclusive: bool,
+    upstream: Tensor,
+    data: Sequence[Any],
+    inside: Tensor,
+    outside: Tensor,
+    operators: bool = True,
+    bad: Tensor | None = None,
 ) -> Tensor:
     """Return the gradient of the input of values."""
     input, target, mask, classes = data
     rules, wanted = unflattened(static)
     if torch.is_grad_enabled():
-        return again(
+        found = again(
             lambda z: [plain.values(rules, wanted, exclusive, inside, outside, z, target, mask, classes)],
             input,
             [upstream],
         )
+        return without(bad, found)
     weight = upstream if mask is None else upstream * mask
     of_sums: list[Tensor | None] = [None] * KINDS
     of_sums[plain.INSIDE], of_sums[plain.OUTSIDE] = inside, None if exclusive else outside
-    return gradient_of(static, of_sums, input, target, weight, classes)
+    return gradient_of(static, of_sums, input, target, weight, classes, operators=operators, bad=bad)
+
+
+@torch.library.register_fake(f"{NAMESPACE}::parts", lib=library)
+def fake_parts(input: Tensor, parts: Tensor, _: Any, __: Any, ___: int, most: int, ____: bool, entropy: bool) -> Tensor:
+    """Return the shape of :func:`parts_impl`."""
+    shape = (2 + int(entropy), *parts.shape[:2], 2 * most + 1)
+    return input.new_empty(shape, dtype=accumulator_dtype(input))
+
+
+@torch.library.register_fake(f"{NAMESPACE}::parts_gradient", lib=library)
+def fake_parts_gradient(upstream: Tensor, input: Tensor, *_: Any) -> Tensor:
+    """Return the shape of :func:`parts_gradient_impl`."""
+    return torch.empty_like(input)
+
+
+def keep_parts(ctx: Any, inputs: Any, output: Any) -> None:
+    """Keep what the gradient needs: what was given."""
+    input, parts, mask, *how = inputs
+    ctx.save_for_backward(input, parts, mask)
+    ctx.how = how
+
+
+def back_from_parts(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    """Return the gradient of the input of parts."""
+    input, parts, mask = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        activation, *rest = ctx.how
+        gradient = again(
+            lambda z: [segments.sums_of_parts(z, parts, mask, activation or None, *rest)], input, [upstream]
+        )
+    else:
+        gradient = torch.ops.monai_lossext.parts_gradient(upstream, input, parts, mask, *ctx.how)
+    return gradient, *[None] * 7
+
+
+torch.library.register_autograd(f"{NAMESPACE}::parts", back_from_parts, setup_context=keep_parts, lib=library)
 
 
 def again(function: Any, input: Tensor, upstream: Sequence[Tensor]) -> Tensor:
@@ -283,6 +436,21 @@ torch.library.register_autograd(f"{NAMESPACE}::sums", back_from_sums, setup_cont
 torch.library.register_autograd(f"{NAMESPACE}::values", back_from_values, setup_context=keep_values, lib=library)
 
 
+class Rows(Function):
+    """Sums by themselves. Their gradient is one operation on a device, with one tensor of zeros for all without one."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> tuple[Tensor, ...]:
+        """Return the sums, KINDS times (B, C)."""
+        ctx.set_materialize_grads(False)
+        return sums.unbind()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> Tensor | None:
+        """Return the gradients together, (KINDS, B, C)."""
+        return None if all(x is None for x in upstream) else stacked(upstream)
+
+
 class PlainSums(Function):
     """The sums in torch's operations, with a gradient of their own, so that nothing is kept but what was given."""
 
@@ -291,10 +459,12 @@ class PlainSums(Function):
         ctx: Any, input: Tensor, target: Tensor, mask: Any, classes: Any, bad: Tensor | None, static: Static
     ) -> tuple[Tensor | None, ...]:
         """Return the sums, of which one that every loss looks at is NaN if a value is out of range."""
-        ctx.save_for_backward(input, target, mask, classes, bad)
+        rules, wanted = unflattened(static)
+        lean = plain.sums_with_slopes(rules, wanted, input, target, mask) if ctx.needs_input_grad[0] else None
+        found, slopes = lean or (plain.sums(rules, wanted, input, target, mask, classes), None)
+        ctx.save_for_backward(input, target, mask, classes, bad, slopes)
         ctx.static = static
         ctx.set_materialize_grads(False)
-        found = plain.sums(*unflattened(static), input, target, mask, classes)
         found = spoilt(found, bad, mask is not None)
         ctx.mark_non_differentiable(*(x for x in found[: plain.TP] if x is not None))
         return tuple(found)
@@ -302,8 +472,12 @@ class PlainSums(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient of the input, 0 if a value is out of range."""
-        *data, bad = ctx.saved_tensors
-        gradient = gradient_of(ctx.static, upstream, *data)
+        *data, bad, slopes = ctx.saved_tensors
+        if slopes is None or torch.is_grad_enabled():
+            gradient = gradient_of(ctx.static, upstream, *data, operators=False)
+        else:
+            rules, _ = unflattened(ctx.static)
+            gradient = plain.gradient_by_slopes(rules, upstream, data[1], slopes, data[0])
         return gradient if bad is None else gradient.masked_fill(bad, 0), None, None, None, None, None
 
 
@@ -311,7 +485,7 @@ def spoilt(sums: list[Tensor | None], bad: Tensor | None, weighs: bool) -> list[
     """Return sums of which those that every loss looks at are NaN if a value is out of range."""
     if bad is None:
         return sums
-    kinds = [plain.FP, plain.FN, plain.INSIDE]
+    kinds = [plain.FP, plain.INSIDE]
     kinds += [plain.FIRST] if sums[plain.SECOND] is not None else []  # instead of the counts
     kinds += [plain.N] if weighs else []  # of wrong weights it may say that nothing counts
     for kind in kinds:
@@ -346,29 +520,45 @@ class PlainValues(Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the input."""
         *data, inside, outside = ctx.saved_tensors
-        gradient = gradient_of_values(ctx.static, ctx.exclusive, upstream[0], data, inside, outside)
+        of_values = ctx.static, ctx.exclusive, upstream[0], data, inside, outside
+        gradient = gradient_of_values(*of_values, operators=False)
         return gradient, *[None] * 7
 
 
 # ----------------------------------------------------------------------------------------------------- what losses call
 
 
+def use_loops(x: Tensor) -> bool:
+    """Return whether an operation is done by its operator, and there by a compiled loop on the CPU."""
+    return x.device.type == "cpu" and paths.kernels_available() and not paths.transformed()
+
+
 def use_operators(x: Tensor) -> bool:
     """Return whether an operation is done by its operator: where there are kernels for the device, of which torch sees
     nothing. Elsewhere torch sees, and compiles, the operations of the plain form.
     """
-    return x.device.type == "cpu" and paths.kernels_available() and not paths.transformed()
+    return use_loops(x) or (cuda.takes(x) and not paths.transformed())
+
+
+def raises_in_operator(reading: Reading, wanted: Wanted, deferred: bool = False) -> bool:
+    """Return whether an operator looks for values out of range; raise for them where the caller wants to wait."""
+    if is_spread(reading.input):
+        return False  # the others would wait for this process
+    if use_loops(reading.input):
+        return reading.validate != "never" and not deferred
+    if reading.validate == "now" and not torch.compiler.is_compiling():
+        raise_for(reading.rules, reading.input, reading.target, reading.mask, wanted)
+    return reading.validate != "never"
 
 
 def voxel_sums(
-    reading: Reading, wanted: Wanted, *, signed: bool = False, deferred: bool = False
+    reading: Reading, wanted: Wanted, *, deferred: bool = False
 ) -> tuple[tuple[Tensor | None, ...], Tensor | None]:
     """Return the sums of each sample and class, KINDS times (B, C) in float64, with gradient to the input.
 
     Args:
         reading: input, target and weights of a call.
         wanted: which sums; the others may be None.
-        signed: whether weights may be below 0, and need no check.
         deferred: whether to return also how many values are out of range, a number, in the place of raising.
 
     Raises:
@@ -382,15 +572,18 @@ def voxel_sums(
         nothing = nothing.to(accumulator_dtype(reading.input))
         return (nothing,) * KINDS, nothing.new_zeros(()) if deferred else None
     if use_operators(reading.input):
-        raises = reading.validate != "never" and not deferred
-        sums, found = torch.ops.monai_lossext.sums(*data, *static, signed, raises)
-        return sums.unbind(), found.sum() if deferred else None
+        raises = raises_in_operator(reading, wanted, deferred)
+        sums, found = torch.ops.monai_lossext.sums(*data, *static, raises)
+        if reading.validate != "never":
+            raise_together(found)
+        rows = sums.unbind() if torch.compiler.is_compiling() else Rows.apply(sums)
+        return tuple(rows), found.sum() if deferred else None
     probabilities = wanted.likelihood != "hinge"
     if deferred and not paths.waits(reading.input):
         bad = None
         number = found_by(reading, wanted)
     else:
-        bad = checks.check(replace(reading, mask=None) if signed else reading, probabilities)
+        bad = checks.check(reading, probabilities)
         number = torch.zeros((), device=reading.input.device) if bad is None else bad
     if paths.transformed() or torch.compiler.is_compiling():
         rows = spoilt(plain.sums(rules, wanted, *data), bad, reading.mask is not None)
@@ -426,9 +619,11 @@ def voxel_values(reading: Reading, wanted: Wanted, exclusive: bool, inside: Tens
     static = flattened(rules, wanted)
     if reading.input.numel() > 0 and use_operators(reading.input):
         factors = inside.to(torch.float64), outside.to(torch.float64)
-        raises = reading.validate != "never"
-        each: Tensor = torch.ops.monai_lossext.values(*data, *factors, exclusive, *static, raises)[0]
-        return each
+        raises = raises_in_operator(reading, wanted)
+        each, found = torch.ops.monai_lossext.values(*data, *factors, exclusive, *static, raises)
+        if reading.validate != "never":
+            raise_together(found)
+        return each  # type: ignore[no-any-return]
     bad = checks.check(reading, probabilities=wanted.likelihood != "hinge")
     if paths.transformed() or torch.compiler.is_compiling() or reading.input.numel() == 0:
         each = plain.values(rules, wanted, exclusive, inside, outside, *data)
@@ -441,10 +636,33 @@ def lovasz_slopes(
     errors: Tensor, target: Tensor, mask: Tensor | None, labels: bool, first: int, penalize: bool
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`.sorting.lovasz`, which has no gradient of its own."""
-    if errors.numel() > 0 and use_operators(errors):
+    if errors.numel() > 0 and use_loops(errors):
         found: tuple[Tensor, Tensor] = torch.ops.monai_lossext.lovasz(errors, target, mask, labels, first, penalize)
         return found
     return sorting.lovasz(errors, target, mask, labels, first, penalize)
+
+
+def part_sums(reading: Reading, parts: Tensor, most: int, first: int, nearest: bool, entropy: bool) -> Tensor:
+    """Return the sums over parts of each class from the first on, (2 or 3, B, C - first, 2 most + 1) in float64.
+
+    These are weights, probabilities and entropies, of which all but the first have a gradient; see
+    :func:`.segments.sums_of_parts`.
+
+    Args:
+        reading: input and weights of a call, of which voxels without weight are neutral.
+        parts: (B, C - first, *S) integers from -most to most; those above 0 lie inside of the class.
+        most: the largest number of a part there can be.
+        first: the class that the parts begin with.
+        nearest: whether parts below 0 are to be told apart; otherwise they count as part 0.
+        entropy: whether the cross-entropies are wanted.
+    """
+    data, activation = (reading.input, parts, reading.mask), reading.rules.activation
+    assert activation in ("sigmoid", "softmax", None)
+    how: Any = first, most, nearest, entropy
+    if use_operators(reading.input):
+        found: Tensor = torch.ops.monai_lossext.parts(*data, activation or "", *how)
+        return found
+    return segments.sums_of_parts(*data, activation, *how)
 
 
 def voxel_weights(reading: Reading, kept: Tensor | None, exclusive: bool) -> Tensor | None:

@@ -7,13 +7,16 @@ It is the oracle of the compiled loops, what runs where there are none, and what
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..paths import waits
+from .distributed import refuse_spread
 from .precision import (
     SMALLEST_PROBABILITY,
     STEEPEST_LOGIT,
@@ -33,7 +36,10 @@ KINDS = 9
 FURTHER = (None, "negatives", "squares", "errors")
 LIKELIHOODS = (None, "cross_entropy", "focal", "power", "hinge")
 SMALLEST_POWER = 1e-6  # below it, powers with an infinite slope at 0 go on as straight lines
-ROW = 1024  # float32 numbers that are added up before float64 takes over
+MOST_EXACT = 127  # channels whose numbers every other type holds
+LARGEST_TAME = 100.0  # logits of which no power overflows
+LARGEST_COUNT = 2**23  # float32 counts voxels exactly up to here and a little further
+BLOCK = 2**18  # numbers of a block for each thread, which stay in its cache from one operation to the next
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,14 @@ class View:
     z: Tensor  # logits, or probabilities
     p: Tensor
     q: Tensor  # 1 - p
-    g: Tensor  # (B, C, *S) bool of labels, else shares
+    g: Tensor  # shares of the classes, see :func:`shares`
     w: Tensor | None  # (B, 1 or C, *S)
+    hard: bool = False  # whether all shares are 0 or 1
+
+    @property
+    def rest(self) -> Tensor:
+        """1 - g."""
+        return ~self.g if self.g.dtype == torch.bool else 1 - self.g
 
     def total(self, x: Tensor) -> Tensor:
         """Return the weighted sum over the voxels, (B, C)."""
@@ -77,39 +89,48 @@ class View:
 
         None is 0; infinity times a share of 0 does not count.
         """
-        if self.g.dtype == torch.bool:
-            if inside is None or outside is None:
-                return inside.masked_fill(~self.g, 0) if outside is None else outside.masked_fill(self.g, 0)  # type: ignore[union-attr]
-            return torch.where(self.g, inside, outside)
-        found = None if inside is None else (self.g * inside).masked_fill(self.g <= 0, 0)
+        found = None if inside is None else part(self.g, inside)
         if outside is None:
             assert found is not None
             return found
-        more = ((1 - self.g) * outside).masked_fill(self.g >= 1, 0)
+        more = part(self.rest, outside)
         return more if found is None else found + more
 
 
+def part(share: Tensor, x: Tensor) -> Tensor:
+    """Return the product, in which infinity times a share of 0 does not count."""
+    if not waits(x) and bool(x.detach().abs().amax() < torch.inf):
+        return share * x
+    return (share * x).masked_fill(share <= 0, 0)
+
+
+def where(compare: Callable[..., Tensor], x: Tensor, y: Tensor, like: Tensor) -> Tensor:
+    """Return where a comparison holds, as bool; or, where processors do little to many bool at once, as 1 and 0 in the
+    type and shape of ``like``.
+    """
+    if waits(like):
+        return compare(x, y)
+    return compare(x.detach(), y.detach(), out=torch.empty(like.shape, dtype=like.dtype, device=like.device))
+
+
 def total(x: Tensor) -> Tensor:
-    """Return the sum over the voxels, (B, C) in float64."""
+    """Return the sum over the voxels, (B, C) in float64; float32 is enough for a block, which torch adds by halves."""
     dtype, space = accumulator_dtype(x), list(range(2, x.ndim))
-    if not waits(x) and x.dtype == torch.float32 and not x.requires_grad:
-        x = x.flatten(2)  # to convert a volume would take as long as all else
-        rows = x.shape[-1] // ROW * ROW
-        summed = x[..., :rows].unflatten(-1, (-1, ROW)).sum(-1).sum(-1, dtype=dtype)
-        return summed + x[..., rows:].sum(-1, dtype=dtype) if rows < x.shape[-1] else summed
-    return x.sum(space, dtype=dtype)
+    if waits(x) or (torch.is_grad_enabled() and x.requires_grad) or x.shape[2:].numel() > LARGEST_COUNT:
+        return x.sum(space, dtype=dtype)
+    return x.sum(space).to(dtype)
 
 
 def shares(rules: Rules, target: Tensor, like: Tensor) -> Tensor:
-    """Return the share of each class in each voxel, (B, C, *S): bool of labels, else in the type of ``like``."""
+    """Return the share of each class in each voxel, (B, C, *S) in the type of ``like``, which has this shape; of labels
+    as :func:`where` does.
+    """
     if not rules.labels:
         return target.to(like.dtype)
-    if target.dtype in (torch.bool, torch.uint16, torch.uint32, torch.uint64):
-        target = target.to(torch.int64)
+    if target.dtype == torch.bool or rules.channels > MOST_EXACT or not waits(target):
+        target = target.to(like.dtype)
     channel = torch.arange(rules.channels, device=target.device, dtype=target.dtype)
-    if target.dtype == torch.int8 and rules.channels > 128:
-        target, channel = target.to(torch.int16), torch.arange(rules.channels, device=target.device)
-    return target == channel.view(-1, *[1] * (target.ndim - 2))
+    return where(torch.eq, target, spread(channel, target.ndim - 1), like)
 
 
 def viewed(
@@ -121,10 +142,50 @@ def viewed(
     rest: bool = True,
 ) -> View:
     """Read all voxels; without ``rest``, p may stand in the place of 1 - p."""
-    z, target, mask = rules.neutral(input, target, mask, classes)
+    hard = is_hard(rules, target)
+    if not waits(input):
+        target = target.to(computing_dtype(input))
+    if (mask is None and rules.ignore_index is None) or not is_tame(input):
+        z, target, mask = rules.neutral(input, target, mask, classes)
+    else:
+        z, (target, mask) = input, rules.weigh(target, mask)
+        if classes is not None and rules.activation == "softmax":
+            z, target = rules.merged(promoted(z), target, classes)
     z = promoted(z)
     p, q = both_probabilities(z, rules.activation) if rest else (torch.softmax(z, 1),) * 2
-    return View(z, p, q, shares(rules, target, p), None if mask is None else mask.to(p.dtype))
+    return View(z, p, q, shares(rules, target, p), None if mask is None else mask.to(p.dtype), hard)
+
+
+def is_hard(rules: Rules, target: Tensor) -> bool:
+    """Return whether all shares are known to be 0 or 1."""
+    return rules.labels or not target.is_floating_point()
+
+
+def is_tame(z: Tensor) -> bool:
+    """Return whether whatever is computed of logits is finite, so that a weight of 0 leaves nothing of it."""
+    return not waits(z) and all(bool(x.abs() < LARGEST_TAME) for x in z.detach().aminmax())
+
+
+def blocks_of(x: Tensor) -> list[tuple[slice, slice]]:
+    """Return the samples, and the places on the first spatial axis, of each block that a volume is computed in.
+
+    Where nothing else looks on, the intermediate results of a block are read again before they leave the cache, and
+    nothing of the volume's size is held.
+    """
+    if waits(x) or (torch.is_grad_enabled() and x.requires_grad):
+        return [(slice(None), slice(None))]
+    size = BLOCK * torch.get_num_threads()
+    if x.numel() <= size:
+        return [(slice(None), slice(None))]
+    samples, length = x.shape[0], x.shape[2]
+    sample = x.numel() // samples
+    some, part = max(1, size // sample), max(1, min(length, length * size // sample))
+    return [(slice(b, b + some), slice(i, i + part)) for b in range(0, samples, some) for i in range(0, length, part)]
+
+
+def cut(block: tuple[slice, slice], *volumes: Tensor | None) -> list[Any]:
+    """Return a block of volumes, (B, C, *S), and the samples of what has no volume, (B, C)."""
+    return [None if x is None else x[block[0]] if x.ndim == 2 else x[block[0], :, block[1]] for x in volumes]
 
 
 def sums(
@@ -142,24 +203,46 @@ def sums(
         mask: (B, 1, *S) or (B, C, *S) voxel weights, or None.
         classes: (B, C) bool, which classes were annotated, or None.
     """
+    return added_up(partial(sums_of, rules, wanted), input, target, mask, classes)
+
+
+def added_up(sums: Callable[..., Sequence[Tensor | None]], input: Tensor, *data: Tensor | None) -> list[Tensor | None]:
+    """Return sums of each sample and class, given a function that finds those of a block of the input and the data."""
+    blocks = blocks_of(input)
+    if len(blocks) == 1:
+        return list(sums(input, *data))
+    found: list[Tensor | None] = []
+    for block in blocks:
+        rows = sums(*cut(block, input, *data))
+        found = found or [None if x is None else x.new_zeros(input.shape[:2]) for x in rows]
+        for whole, x in zip(found, rows, strict=True):
+            if whole is not None:
+                whole[block[0]] += x  # type: ignore[arg-type]
+    return found
+
+
+def sums_of(
+    rules: Rules, wanted: Wanted, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None
+) -> list[Tensor | None]:
+    """Return :func:`sums` of a block."""
     v = viewed(rules, input, target, mask, classes)
     found: list[Tensor | None] = [None] * KINDS
     found[N], found[G] = sizes_of(v)
     if wanted.counts:
-        if v.g.dtype == torch.bool:
-            added, neither = v.p.masked_fill(v.g, 0), v.q.masked_fill(v.g, 0)
-            both, missed = v.p - added, v.q - neither
+        p, q = (x if v.w is None else x * v.w for x in (v.p, v.q))
+        if v.hard or wanted.products:
+            both, missed = p * v.g, q * v.g
         else:
-            low = below(v)
-            both = v.p * v.g if wanted.products else torch.where(low, v.p, v.g)
-            neither = v.q * (1 - v.g) if wanted.products else torch.where(low, 1 - v.g, v.q)
-            added, missed = v.p - both, v.q - neither
-        found[TP], found[FP], found[FN] = v.total(both), v.total(added), v.total(missed)
+            g, rest = (x if v.w is None else x * v.w for x in (v.g, v.rest))
+            both = torch.minimum(p, g)
+            missed = q - torch.minimum(q, rest)
+            del g, rest
+        found[TP], found[FP], found[FN] = total(both), total(p - both), total(missed)
         if wanted.further == "negatives":
-            found[FIRST] = v.total(neither)
-        del both, added, missed, neither
+            found[FIRST] = total(q - missed)
+        del p, q, both, missed
     if wanted.further == "squares":
-        found[FIRST], found[SECOND] = v.total(v.p * v.p), v.total(v.g * v.g) if v.g.dtype != torch.bool else found[G]
+        found[FIRST], found[SECOND] = v.total(v.p * v.p), found[G] if v.hard else v.total(v.g * v.g)
     elif wanted.further == "errors":
         square = errors(v).square()
         found[FIRST], found[SECOND] = v.total(v.of(square, None)), v.total(v.of(None, square))
@@ -171,13 +254,81 @@ def sums(
     return found
 
 
+def sums_with_slopes(
+    rules: Rules, wanted: Wanted, input: Tensor, target: Tensor, mask: Tensor | None
+) -> tuple[list[Tensor | None], Tensor] | None:
+    """Return :func:`sums` and the weight times p (1 - p) of each voxel, (B, C, *S), for :func:`gradient_by_slopes`: for
+    the counts of a sigmoid whose shares are all 0 or 1. None elsewhere.
+
+    Here the mathematics take so little that the rest counts: each block is computed in the same few rooms.
+    """
+    counts = wanted.counts and not wanted.likelihood and wanted.further in (None, "negatives")
+    if waits(input) or rules.activation != "sigmoid" or not counts:
+        return None
+    slopes, blocks = torch.empty_like(input, dtype=computing_dtype(input)), blocks_of(input)
+    rooms = slopes.new_empty(3, max(cut(block, input)[0].numel() for block in blocks))
+    parts = slopes.new_zeros(len(blocks), KINDS, *input.shape[:2])
+    weighs, looks = mask is not None or rules.ignore_index is not None, not is_hard(rules, target)
+    space = tuple(range(2, input.ndim))
+    for block, part in zip(blocks, parts, strict=True):
+        z, t, w, slope = cut(block, input, target, mask, slopes)
+        if weighs:
+            if not is_tame(z):
+                return None
+            t, w = rules.weigh(t, w)
+        p, q, room = (x[: z.numel()].view(z.shape) for x in rooms)
+        n, g, tp, fp, fn, tn, *_ = part[:, block[0]].unbind()
+        share = shares(rules, t, p)
+        if looks:
+            torch.addcmul(share, share, share, value=-1, out=room)
+            if room.view(-1).dot(room.view(-1)) != 0:
+                return None
+        torch.clamp(promoted(z), -STEEPEST_LOGIT, STEEPEST_LOGIT, out=q)
+        torch.sigmoid(q, out=p)
+        q.neg_().sigmoid_()
+        torch.mul(p, q, out=slope)
+        if w is not None:
+            torch.sum(w.to(p.dtype).expand_as(p), space, out=n)
+            for x in (slope, p, q):
+                x.mul_(w)
+            torch.sum(torch.mul(share, w, out=room), space, out=g)
+        else:
+            n.fill_(math.prod(z.shape[2:]))
+            torch.sum(share, space, out=g)
+        torch.sum(torch.mul(p, share, out=room), space, out=tp)
+        torch.sum(p.sub_(room), space, out=fp)
+        torch.sum(torch.mul(q, share, out=room), space, out=fn)
+        if wanted.further:
+            torch.sum(q.sub_(room), space, out=tn)
+    found = parts.sum(0, dtype=torch.float64)
+    return [*found[: FIRST + bool(wanted.further)], *[None] * (KINDS - FIRST - bool(wanted.further))], slopes
+
+
+def gradient_by_slopes(
+    rules: Rules, upstream: Sequence[Tensor | None], target: Tensor, slopes: Tensor, like: Tensor
+) -> Tensor:
+    """Return :func:`gradient` of an input that is like another one, given what :func:`sums_with_slopes` has found."""
+    zero, whole = slopes.new_zeros(slopes.shape[:2]), torch.empty_like(like)
+    tp, fp, fn, tn = (zero if x is None else x for x in upstream[TP : FIRST + 1])
+    inside, outside = (spread(x.to(slopes.dtype), slopes.ndim) for x in (tp - fn, fp - tn))
+    one = bool((inside.abs() >= outside.abs()).all())  # whether the difference keeps the digits of both
+    for block in blocks_of(like):
+        t, slope, h = cut(block, target, slopes, whole)
+        a, b = inside[block[0]], outside[block[0]]
+        g = shares(rules, t, slope)
+        factor = (g * (a - b)).add_(b) if one else (g * a).add_((1 - g).mul_(b))
+        if h.dtype == slope.dtype:
+            torch.mul(factor, slope, out=h)
+        else:
+            h.copy_(narrowed(factor.mul_(slope), h.dtype))
+    return whole
+
+
 def sizes_of(v: View) -> tuple[Tensor, Tensor]:
     """Return the weighted numbers of voxels, and of voxels of each class, (B, C)."""
-    dtype = accumulator_dtype(v.p)
-    if v.w is None:
-        size = v.g.sum(list(range(2, v.g.ndim)), dtype=dtype) if v.g.dtype == torch.bool else total(v.g)
-        return torch.full_like(size, math.prod(v.g.shape[2:])), size
     size = v.total(v.g)
+    if v.w is None:
+        return torch.full_like(size, math.prod(v.g.shape[2:])), size
     return total(v.w).expand_as(size), size
 
 
@@ -186,26 +337,34 @@ def sizes(
     rules: Rules, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the first two of :func:`sums` without a look at the input."""
-    no_input = torch.zeros(1, rules.channels, *[1] * (input.ndim - 2), device=input.device)
-    dtype = computing_dtype(input)
-    no_input = no_input.to(dtype).expand(input.shape)  # takes no memory
-    target, mask = rules.weigh(target, mask)
-    if classes is not None and rules.activation == "softmax":
-        target = rules.merged_target(target, classes)
-    g = shares(rules, target, no_input)
-    w = None if mask is None else mask.to(dtype)
-    return sizes_of(View(no_input, no_input, no_input, g, w))
+    refuse_spread(input)
+    dtype, merges = computing_dtype(input), classes is not None and rules.activation == "softmax"
+
+    def of_block(input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None) -> tuple[Tensor, Tensor]:
+        target, mask = rules.weigh(target, mask)
+        target = rules.merged_target(target, classes) if merges else target  # type: ignore[arg-type]
+        w = None if mask is None else mask.to(dtype)
+        return sizes_of(View(input, input, input, shares(rules, target, input), w))
+
+    no_input = torch.zeros(1, rules.channels, *[1] * (input.ndim - 2), device=input.device, dtype=dtype)
+    number, size = added_up(of_block, no_input.expand(input.shape), target, mask, classes)  # expanding takes no memory
+    assert number is not None
+    assert size is not None
+    return number, size
 
 
 def below(v: View) -> Tensor:
     """Return where p is below g; where both are 1 as well, so that the slope is that of the product there."""
-    return v.g if v.g.dtype == torch.bool else (v.p < v.g) | (v.g >= 1)
+    if v.hard:
+        return v.g
+    rest = (1 - v.g).sub_(torch.finfo(v.g.dtype).tiny)  # below 0 where g is 1, else as it was
+    return where(torch.lt, rest, v.q, v.p)
 
 
 def errors(v: View) -> Tensor:
     """Return p - g, without loss of digits where p is nearly 1."""
-    if v.g.dtype == torch.bool:
-        return torch.where(v.g, -v.q, v.p)
+    if v.hard:
+        return v.p * v.rest - v.q * v.g
     return torch.where(v.g == 1, -v.q, v.p - v.g)
 
 
@@ -268,12 +427,35 @@ def gradient(
     classes: Tensor | None,
 ) -> Tensor:
     """Return the gradient of the input, given that of :func:`sums`, of which None is 0; arguments as there."""
-    v = viewed(rules, input, target, mask, classes, rest=rules.activation != "softmax" or wanted.further == "errors")
+    blocks = blocks_of(input)
+    if len(blocks) == 1:
+        h = gradient_of(rules, wanted, upstream, input, target, mask, classes)
+        return h if h.stride() == input.stride() else torch.empty_like(input).copy_(h)
+    whole = torch.empty_like(input)
+    for block in blocks:
+        data = cut(block, input, target, mask, classes)
+        cut(block, whole)[0].copy_(gradient_of(rules, wanted, cut(block, *upstream), *data))
+    return whole
+
+
+def gradient_of(
+    rules: Rules,
+    wanted: Wanted,
+    upstream: Sequence[Tensor | None],
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    classes: Tensor | None,
+) -> Tensor:
+    """Return :func:`gradient` of a block, in the type that it was computed in or narrowed to that of the input."""
+    soft = wanted.counts and not (wanted.products or is_hard(rules, target))
+    rest = rules.activation != "softmax" or wanted.further == "errors" or soft
+    v = viewed(rules, input, target, mask, classes, rest)
 
     def of(a: Tensor | None, b: Tensor | None = None) -> Tensor:
         """Return the gradient of a sum, less that of another, as a factor of voxels."""
         if a is None or b is None:
-            x = torch.zeros(v.p.shape[:2], device=v.p.device) if a is b else a if b is None else -b  # type: ignore[operator]
+            x = torch.zeros(v.p.shape[:2], device=v.p.device) if a is b else a if b is None else -b  # type: ignore[arg-type]
         else:
             x = a - b
         return spread(x.to(v.p.dtype), v.p.ndim)  # type: ignore[union-attr]
@@ -282,10 +464,8 @@ def gradient(
     if wanted.counts:
         inside = of(upstream[TP], upstream[FN])
         outside = of(upstream[FP], upstream[FIRST] if wanted.further == "negatives" else None)
-        if wanted.products and v.g.dtype != torch.bool:
-            h = v.of(inside, outside)
-        else:
-            h = torch.where(below(v), inside, outside)
+        low = v.g if wanted.products else below(v)
+        h = torch.where(low, inside, outside) if low.dtype == torch.bool else (low * inside).addcmul_(1 - low, outside)
     if wanted.further == "squares":
         more = v.p * (2 * of(upstream[FIRST]))
         h = more if h is None else h.add_(more)
@@ -315,9 +495,7 @@ def gradient(
         return torch.zeros_like(input)
     if classes is not None and rules.activation == "softmax":
         h = share_of_merged(h, rules, input, target, mask, classes)
-    if h.dtype == input.dtype and h.stride() == input.stride():
-        return h
-    return torch.empty_like(input).copy_(narrowed(h, input.dtype))
+    return h if h.dtype == input.dtype else narrowed(h, input.dtype)
 
 
 def slopes_of_classes(v: View, wanted: Wanted, inside: Tensor) -> Tensor:
@@ -377,6 +555,30 @@ def values(
         inside: (B, C), factors of what is inside of a class.
         outside: (B, C), factors of what is not, unless classes are exclusive.
     """
+    blocks, whole = blocks_of(input), None
+    for block in blocks:
+        factors = cut(block, inside, outside)
+        found = values_of(rules, wanted, exclusive, *factors, *cut(block, input, target, mask, classes))
+        if len(blocks) == 1:
+            return found
+        whole = found.new_empty((input.shape[0], found.shape[1], *input.shape[2:])) if whole is None else whole
+        cut(block, whole)[0].copy_(found)
+    assert whole is not None
+    return whole
+
+
+def values_of(
+    rules: Rules,
+    wanted: Wanted,
+    exclusive: bool,
+    inside: Tensor,
+    outside: Tensor,
+    input: Tensor,
+    target: Tensor,
+    mask: Tensor | None,
+    classes: Tensor | None,
+) -> Tensor:
+    """Return :func:`values` of a block."""
     v = viewed(rules, input, target, mask, classes)
     inside, outside = (spread(x.to(v.p.dtype), v.p.ndim) for x in (inside, outside))
     nll, nll_not = likelihoods(v, rules, wanted)

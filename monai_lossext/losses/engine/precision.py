@@ -92,9 +92,9 @@ def both_probabilities(logits: Tensor, activation: Activation) -> tuple[Tensor, 
         return p, z.neg_().sigmoid_()
     if activation == "sigmoid":
         z = held(z, -STEEPEST_LOGIT, STEEPEST_LOGIT)
-        smaller = torch.sigmoid(-z.abs())
-        larger = 1 - smaller
         positive = z > 0
+        smaller = torch.sigmoid(torch.where(positive, -z, z))  # abs() would have no slope at 0
+        larger = 1 - smaller
         return torch.where(positive, larger, smaller), torch.where(positive, smaller, larger)
     if activation == "softmax" and not graph:
         p = torch.softmax(z, 1)

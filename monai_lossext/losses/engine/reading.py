@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..paths import transformed
-from .precision import Activation, promoted
+from ..paths import transformed, waits
+from .distributed import is_spread, know_shards
+from .precision import Activation, computing_dtype, promoted
 
-BESIDE_LABEL = ("mask", "distance_map", "penalty_map", "classes")  # what a mapping target may hold
+# What a mapping target may hold.
+BESIDE_LABEL = ("mask", "distance_map", "penalty_map", "components", "skeleton", "classes")
 WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 FAR_BELOW = -1e30  # a logit of which no probability is left
+NO_GRADIENT = "the target asks for a gradient, which losses do not give: it is taken for a constant."
+_said: set[str] = set()  # what is said once in a process
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Rules:
     channels: int
     ignore_index: int | None  # one that the target's type can hold
     activation: Activation
+    signed: bool = False  # whether weights may be below 0, and 0 hides nothing
 
     @property
     def ignores_values(self) -> bool:
@@ -42,6 +48,9 @@ class Rules:
         if self.ignore_index is None:
             return target, None
         if self.ignores_values:
+            if target.is_floating_point() and not waits(target):  # torch does this to many numbers at once
+                kept = target.clone().ne_(self.ignore_index)
+                return target * kept, kept
             kept = target != self.ignore_index
             return torch.where(kept, target, torch.zeros_like(target)), kept
         return target, target[:, self.ignore_index : self.ignore_index + 1] <= 0.5
@@ -67,16 +76,16 @@ class Rules:
             Input and target, of which voxels without weight are neutral, and the voxel weights or None.
         """
         target, weight = self.weigh(target, mask)
-        if weight is not None:
+        if weight is not None and not self.signed:
             visible = weight != 0
             if self.activation not in ("sigmoid", None):  # a softmax needs all channels of a voxel of which any counts
                 visible = visible.any(1, keepdim=True)
             input = torch.where(visible, input, torch.zeros_like(input))  # not even NaN gets through
         if classes is not None and self.activation == "softmax":
-            input, target = self._merged(promoted(input), target, classes)
+            input, target = self.merged(promoted(input), target, classes)
         return input, target, weight
 
-    def _merged(self, z: Tensor, target: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def merged(self, z: Tensor, target: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and target in which classes that were not annotated are part of the background."""
         merged = spread(~classes[:, 1:], z.ndim)
         background = torch.cat([z[:, :1], z[:, 1:].masked_fill(~merged, -torch.inf)], 1).logsumexp(1, keepdim=True)
@@ -108,6 +117,8 @@ class Reading:
     distance_map: Tensor | None  # (B, 1, *S) or (B, C, *S), as the caller gave it
     penalty_map: Tensor | None  # likewise
     validate: str  # "auto", "now" or "never"
+    components: Tensor | None = None  # (B, C, *S), as the caller gave it
+    skeleton: Tensor | None = None  # likewise
 
     @property
     def labels(self) -> bool:
@@ -129,10 +140,20 @@ class Reading:
         input, target, mask = self.rules.neutral(self.input, self.target, self.mask, self.classes)
         return replace(self, rules=replace(self.rules, ignore_index=None), input=input, target=target, mask=mask)
 
+    def weights(self, first: int = 0) -> Tensor:
+        """Return what each voxel of each class from the first on weighs by the mask, (B, C - first, *S)."""
+        dtype = computing_dtype(self.input)
+        weight = torch.ones((), dtype=dtype, device=self.input.device) if self.mask is None else self.mask.to(dtype)
+        return weight.expand(self.input.shape)[:, first:]
+
     def weighed(self) -> Reading:
         """Return it with mask and ignored labels joined, and with the input as it is."""
         target, mask = self.rules.weigh(self.target, self.mask)
         return replace(self, rules=replace(self.rules, ignore_index=None), target=target, mask=mask)
+
+    def weighed_by(self, slopes: Tensor) -> Reading:
+        """Return it, of which voxels without weight are neutral already, with factors of any sign as weights."""
+        return replace(self, rules=replace(self.rules, signed=True), mask=slopes, classes=None, validate="never")
 
     def activated(self) -> Reading:
         """Return it with probabilities as input, where a function of the caller's own makes them."""
@@ -173,7 +194,13 @@ def read_shapes(
     given["mask"] = given["mask"] if mask is None else mask
     refuse_forward_mode(input)
     input, label = _plain(input), _plain(given["label"])
-    label = label.detach() if label.requires_grad else label
+    if is_spread(input):
+        know_shards()
+    if label.requires_grad:
+        if not torch.compiler.is_compiling() and NO_GRADIENT not in _said:
+            _said.add(NO_GRADIENT)
+            warnings.warn(NO_GRADIENT, stacklevel=4)
+        label = label.detach()
     if label.dtype in WIDER:
         label = label.to(WIDER[label.dtype])  # torch can do little with the others
     if not 3 <= input.ndim <= 5:
@@ -184,11 +211,15 @@ def read_shapes(
         _with_memory(label, "target")
     batch, channels, *space = input.shape
     labels = to_onehot_y and channels > 1
-    if to_onehot_y and label.ndim == input.ndim - 1:
+    if (to_onehot_y or channels == 1) and label.ndim == input.ndim - 1:
         label = label.unsqueeze(1)
     expected = (batch, 1 if labels else channels, *space)
     if label.shape != expected:
-        hint = "; class indices need to_onehot_y=True" if label.shape[1:2] == (1,) and not labels else ""
+        hint = ""
+        if labels and label.shape == input.shape:
+            hint = "; a target in channels (one-hot) needs to_onehot_y=False"
+        elif not labels and label.shape in ((batch, 1, *space), (batch, *space)):
+            hint = "; class indices need to_onehot_y=True"
         raise AssertionError(
             f"ground truth has different shape ({tuple(label.shape)}) from input ({tuple(input.shape)}), "
             f"expected {expected}{hint}."
@@ -198,11 +229,13 @@ def read_shapes(
         Rules(labels, channels, held_by(label.dtype, ignore_index), activation),
         input,
         label,
-        _fitting(given["mask"], "mask", input, one, whole),
+        _fitting(_for_each_sample(given["mask"], batch), "mask", input, one, whole),
         _annotated(given["classes"], input),
         _fitting(given["distance_map"], "distance_map", input, whole, one),
         _fitting(given["penalty_map"], "penalty_map", input, whole, one),
         validate,
+        _fitting(given["components"], "components", input, whole),
+        _fitting(given["skeleton"], "skeleton", input, whole),
     )
 
 
@@ -254,6 +287,12 @@ def _fitting(given: Any, name: str, input: Tensor, *shapes: tuple[int, ...]) -> 
     if x.shape not in shapes:
         raise AssertionError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(x.shape)}.")
     return x
+
+
+def _for_each_sample(mask: Any, batch: int) -> Any:
+    """Return a mask (1, ...) that holds for all samples as one of each, without copies of it."""
+    shared = isinstance(mask, Tensor) and mask.ndim > 1 and mask.shape[0] == 1 != batch
+    return mask.expand(batch, *mask.shape[1:]) if shared else mask
 
 
 def _annotated(given: Any, input: Tensor) -> Tensor | None:

@@ -95,7 +95,7 @@ def lovasz(
     step = torch.addcmul(left, g, joined.expand_as(g)).div_(union).div_(before)
     step = step if w is None else step.mul_(w)
     step = torch.where(before > 0, step, 1.0 if w is None else (w > 0).to(dtype))
-    slopes = torch.empty_like(errors).scatter_(2, order, step.to(errors.dtype))
+    slopes = errors.scatter(2, order, step.to(errors.dtype))
     if penalize:
         each = torch.ones((), dtype=errors.dtype, device=errors.device) if mask is None else mask.to(errors.dtype)
         each = each / number.clamp(min=1e-30).to(errors.dtype)[..., None]

@@ -9,10 +9,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from monai_lossext.losses import (
     DiceCrossEntropyLoss,
@@ -215,6 +218,42 @@ def test_a_second_derivative_runs_through_all_processes_or_is_refused(tmp_path):
             assert "derivative" in each[0], each
             continue
         torch.testing.assert_close(each, expected[shares(2)[rank]], rtol=1e-6, atol=1e-10)
+
+
+def of_spread_logits(rank: int, world: int, names: list[str]) -> list[Any]:
+    """Return value and gradient of losses of logits that processes hold whole or in parts, or what is said of them."""
+    mesh = init_device_mesh("cpu", (world,))
+    found: list[Any] = []
+    for name, placement in itertools.product(names, (Replicate(), Shard(0), Shard(2))):
+        (cls,) = [c for c in cases.CLASSES if c.__name__ == name]
+        for bad in (False, True):
+            x, label = data()
+            label[-1] = 77 if bad else label[-1]
+            x, label = (distribute_tensor(t, mesh, [placement]) for t in (x, label))
+            x.requires_grad_()
+            try:
+                value = cases.make(cls, **MULTI)(x, label)
+                value.backward()
+                found.append([value.full_tensor().detach(), x.grad.full_tensor()])
+            except (TypeError, ValueError) as error:
+                found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_losses_of_one_walk_are_computed_where_the_shards_are(world, tmp_path):
+    """Others say that they cannot, and a bad label in one shard is an error in all processes."""
+    losses = [SoftDiceLoss, MatthewsCorrelationLoss, DiceCrossEntropyLoss, LovaszSoftmaxLoss]
+    names = [cls.__name__ for cls in losses]
+    for each in found_by(world, tmp_path, of_spread_logits, names):
+        assert isinstance(each, list), each
+        for cls, right, wrong in zip(np.repeat(losses, 3), each[::2], each[1::2], strict=True):
+            if cls is LovaszSoftmaxLoss:
+                assert "TypeError: this loss cannot be computed of a DTensor" in right
+                continue
+            expected = list(cases.value_and_gradient(cls(**MULTI), *data()))
+            torch.testing.assert_close(right, expected, rtol=1e-9, atol=1e-12)
+            assert "ValueError: target holds a value out of range" in wrong
 
 
 def compiled_together(rank: int, world: int) -> list[torch.Tensor]:

@@ -142,12 +142,6 @@ def log(x: Number) -> Number:
 
 
 @compiled
-def log_one_plus(e: Number) -> Number:
-    """Return log(1 + e) for 0 <= e <= 1 to two units in the last place, however small."""
-    return log_of_ratio(e / (TWO + e))
-
-
-@compiled
 def smaller_probability(z: Number) -> Number:
     """Return the smaller one of p and 1 - p for the sigmoid p of a logit, held beyond the steepest."""
     size = abs(z)

@@ -10,6 +10,9 @@ ACTIVATION, LABELS, COUNTS, FURTHER, LIKELIHOOD, IGNORING, IGNORED, WEIGHTS, MER
 SUMS, UPSTREAM, INNER_FACTORS, OUTER_FACTORS, GAMMA, EXCLUSIVE = range(21, 27)
 # What the sorting of Lovasz losses needs to know in their place, besides LABELS and WEIGHTS.
 PENALIZE, FIRST_CLASS, SHARES_AT_HAND, WORK_ROWS, ERRORS_AT, SLOPES_AT, RESULTS = 11, 13, 14, 15, 21, 22, 23
+# What the sums over parts need to know besides ACTIVATION, WEIGHTS, SUMS, UPSTREAM and FIRST_CLASS.
+MOST_PARTS, NEAREST, ENTROPY, STRIP = range(27, 31)
+STRIPS, OF_PART = 16, 3  # tables that a sample is added up in, and sums of a part
 DIGIT_STARTS = 3 * 2**11  # numbers of 8 bytes
 TENSORS = 32
 Z, TARGET, WEIGHT, OUT = range(4)
@@ -20,7 +23,7 @@ ENDS = TENSORS + 4 * RECORD
 
 PIECE = 2**14  # voxels of a sample, of which one thread takes care
 BLOCK_OF_FEW, BLOCK_OF_MANY, FEW = 512, 256, 3  # voxels that are read at once, of up to so many channels, or more
-SINGLE_ROWS = 14  # that a thread works in, besides three for each channel
+SINGLE_ROWS = 16  # that a thread works in, besides three for each channel
 
 DTYPES = (
     "bool",
@@ -49,5 +52,5 @@ PROBABILITIES, SIGMOID, SOFTMAX, PAIR = range(4)  # a pair is a softmax over two
 NO_COUNTS, PRODUCTS, SHARED = range(3)  # of p and g: none, p g, or min(p, g)
 NO_MORE, NEGATIVES, SQUARES, ERRORS = range(4)
 NO_IGNORING, A_VALUE, A_CHANNEL = range(3)
-NO_WEIGHTS, WEIGHED, SIGNED = range(3)  # signed ones may be below 0
+NO_WEIGHTS, WEIGHED, UNCHECKED, SIGNED = range(4)  # signed ones may be below 0, and 0 hides nothing
 NO_LIKELIHOOD, CROSS_ENTROPY, FOCAL, POWER, HINGE = range(5)

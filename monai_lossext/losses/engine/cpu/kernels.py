@@ -52,14 +52,14 @@ def compiled(name: str, dtype: torch.dtype) -> Loop:
 
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise RuntimeError("NUMBA_DISABLE_JIT is set")
-    from . import memory, sorting, walk
+    from . import memory, parts, sorting, walk
     from .runtime import Loop, link
 
     real = np.float64 if dtype == torch.float64 else np.float32
     for part, function in memory.FUNCTIONS.items():
         if (part, dtype) not in _loops:
             _loops[part, dtype] = link(part, function, real)
-    return Loop({**walk.LOOPS, **sorting.LOOPS}[name](real), f"{name}_{np.dtype(real)}")
+    return Loop({**walk.LOOPS, **sorting.LOOPS, **parts.LOOPS}[name](real), f"{name}_{np.dtype(real)}")
 
 
 def readable(*tensors: Tensor | None) -> bool:
@@ -97,7 +97,6 @@ def fits(rules: Rules, wanted: Wanted, *tensors: Tensor | None) -> bool:
 def sums(
     rules: Rules,
     wanted: Wanted,
-    signed: bool,
     input: Tensor,
     target: Tensor,
     mask: Tensor | None,
@@ -105,13 +104,13 @@ def sums(
 ) -> tuple[Tensor, tuple[float, float, float]] | None:
     """Return :func:`..plain.sums`, and how many values of target, weights and input are out of range.
 
-    None where that cannot be compiled. With ``signed`` weights, those below 0 are not.
+    None where that cannot be compiled.
     """
     pair = is_pair(rules, wanted, mask, classes)
     batch, channels = input.shape[:2]
     classwise, pieces = 1 if pair else channels, pieces_of(input)
     shares = torch.zeros(pieces, classwise, codes.ROWS, dtype=torch.float64, device="cpu")
-    call = Call(rules, wanted, pair, signed, input, target, mask, classes)
+    call = Call(rules, wanted, pair, codes.WEIGHED, input, target, mask, classes)
     call.numbers[codes.SUMS] = shares.data_ptr()
     if not call.run("sums", shares):
         return None
@@ -140,7 +139,7 @@ def gradient(
     upstream = upstream.transpose(0, 1).contiguous()  # (B, KINDS, C)
     unused = torch.zeros(pieces_of(input), codes.ROWS, dtype=torch.float64, device="cpu")
     out = torch.empty_like(input)
-    call = Call(rules, wanted, pair, True, input, target, mask, classes, out)
+    call = Call(rules, wanted, pair, codes.UNCHECKED, input, target, mask, classes, out)
     call.numbers[codes.UPSTREAM], call.numbers[codes.SUMS] = upstream.data_ptr(), unused.data_ptr()
     return out if call.run("gradient", upstream, unused) else None
 
@@ -162,7 +161,7 @@ def values(
     out = torch.empty(batch, 1 if exclusive else channels, *space, dtype=dtype, device="cpu")
     inside, outside = (x.to(torch.float64).expand(batch, channels).contiguous() for x in (inside, outside))
     shares = torch.zeros(pieces_of(input), channels, codes.ROWS, dtype=torch.float64, device="cpu")
-    call = Call(rules, wanted, False, True, input, target, mask, classes, out)
+    call = Call(rules, wanted, False, codes.WEIGHED, input, target, mask, classes, out)
     call.numbers[codes.INNER_FACTORS], call.numbers[codes.OUTER_FACTORS] = inside.data_ptr(), outside.data_ptr()
     call.numbers[codes.SUMS], call.numbers[codes.EXCLUSIVE] = shares.data_ptr(), int(exclusive)
     if not call.run("values", inside, outside, shares):
@@ -201,6 +200,68 @@ def lovasz(
 
     call(loop, numbers, threads, (errors, target, mask, slopes, results, scratch))
     return slopes, results
+
+
+def part_sums(
+    input: Tensor,
+    parts: Tensor,
+    mask: Tensor | None,
+    activation: str | None,
+    first: int,
+    most: int,
+    nearest: bool,
+    entropy: bool,
+) -> Tensor | None:
+    """Return :func:`..segments.sums_of_parts`, or None where that cannot be compiled."""
+    call = call_of_parts(input, parts, mask, activation, first, most, nearest, entropy)
+    blocks = -(-math.prod(input.shape[2:]) // call.numbers[codes.BLOCK])
+    strip = -(-blocks // codes.STRIPS) * call.numbers[codes.BLOCK]
+    strips = -(-math.prod(input.shape[2:]) // strip)
+    shape = (input.shape[0], strips, parts.shape[1], 2 * most + 1, codes.OF_PART)
+    tables = torch.zeros(shape, dtype=torch.float64, device="cpu")
+    call.numbers[codes.STRIP], call.numbers[codes.SUMS] = strip, tables.data_ptr()
+    if not call.run("part_sums", tables, pieces=input.shape[0] * strips):
+        return None
+    return tables.sum(1).permute(3, 0, 1, 2)[: 2 + int(entropy)].contiguous()
+
+
+def part_gradient(
+    upstream: Tensor,
+    input: Tensor,
+    parts: Tensor,
+    mask: Tensor | None,
+    activation: str | None,
+    first: int,
+    most: int,
+    nearest: bool,
+    entropy: bool,
+) -> Tensor | None:
+    """Return the gradient of the input, given that of :func:`part_sums`; None where it cannot be compiled."""
+    out = torch.empty_like(input)
+    call = call_of_parts(input, parts, mask, activation, first, most, nearest, entropy, out)
+    slopes = upstream[1:].to(call.real).contiguous()  # (1 or 2, B, C - first, 2 most + 1)
+    call.numbers[codes.UPSTREAM] = slopes.data_ptr()
+    return out if call.run("part_gradient", slopes) else None
+
+
+def call_of_parts(
+    input: Tensor,
+    parts: Tensor,
+    mask: Tensor | None,
+    activation: str | None,
+    first: int,
+    most: int,
+    nearest: bool,
+    entropy: bool,
+    out: Tensor | None = None,
+) -> Call:
+    """Return a call of the loops over parts, which stand in the target's place."""
+    rules = Rules(False, input.shape[1], None, activation)  # type: ignore[arg-type]
+    pair = activation == "softmax" and input.shape[1] == 2
+    call = Call(rules, Wanted(), pair, codes.WEIGHED, input, parts, mask, None, out)
+    call.numbers[codes.FIRST_CLASS], call.numbers[codes.MOST_PARTS] = first, most
+    call.numbers[codes.NEAREST], call.numbers[codes.ENTROPY] = int(nearest), int(entropy)
+    return call
 
 
 def is_pair(rules: Rules, wanted: Wanted, mask: Tensor | None, classes: Tensor | None) -> bool:
@@ -249,7 +310,7 @@ class Call:
         rules: Rules,
         wanted: Wanted,
         pair: bool,
-        signed: bool,
+        weighed: int,
         input: Tensor,
         target: Tensor,
         mask: Tensor | None,
@@ -281,7 +342,7 @@ class Call:
             numbers[codes.IGNORING] = codes.A_VALUE if rules.ignores_values else codes.A_CHANNEL
             numbers[codes.IGNORED] = rules.ignore_index
         if mask is not None:
-            numbers[codes.WEIGHTS] = codes.SIGNED if signed else codes.WEIGHED
+            numbers[codes.WEIGHTS] = codes.SIGNED if rules.signed else weighed
         if self.classes is not None and rules.activation == "softmax":
             numbers[codes.MERGING], numbers[codes.CLASSES] = 1, self.classes.data_ptr()
         for x in self.tensors:
@@ -289,14 +350,14 @@ class Call:
         if mask is None:
             numbers[codes.TENSORS + codes.RECORD * codes.WEIGHT + codes.WIDTH] = 0
 
-    def run(self, name: str, *alive: Tensor) -> bool:
-        """Run a loop over all pieces; return False where it cannot be compiled."""
+    def run(self, name: str, *alive: Tensor, pieces: int | None = None) -> bool:
+        """Run a loop over all pieces, or so many; return False where it cannot be compiled."""
         loop = loop_of(name, self.real)
         if loop is None:
             return False
         from .runtime import call
 
-        numbers, count = self.numbers, pieces_of(self.input)
+        numbers, count = self.numbers, pieces_of(self.input) if pieces is None else pieces
         shares = max(1, min(count, self.input.numel() // ELEMENTS))
         threads = min(torch.get_num_threads(), shares)
         rows = codes.SINGLE_ROWS + 3 * self.input.shape[1]

@@ -141,8 +141,8 @@ def size_of(numbers: Any, b: int, c: int, count: int, block: Row, g: Row, w: Row
     for v in range(0, count, numbers[BLOCK]):
         n = min(numbers[BLOCK], count - v)
         read_shares(numbers, b, c, v, n, block)
-        if len(g):
-            g[v : v + n] = block[:n]
+        for i in range(n if len(g) else 0):
+            g[v + i] = block[i]
         if len(w):
             read(numbers, WEIGHT, b, c, v, n, w[v : v + n])
         for i in range(n):

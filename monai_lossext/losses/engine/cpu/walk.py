@@ -22,12 +22,14 @@ from .arithmetic import (
     Number,
     bounded_exp,
     exp_of_negative,
+    exponent,
     highest_given,
     least,
+    ln_2,
     log,
     log_of_ratio,
-    log_one_plus,
     lowest_given,
+    mantissa,
     smaller_probability,
 )
 from .codes import (
@@ -96,6 +98,7 @@ from .codes import (
     TP,
     UPSTREAM,
     VOXELS,
+    WEIGHED,
     WEIGHT,
     WEIGHTS,
     WIDTH,
@@ -111,12 +114,10 @@ Sums = Any  # the sums of a piece and class, (ROWS,) in float64
 
 ROUNDING = np.float32(1e-6)  # how far a probability may lie outside of [0, 1]
 INFINITE = np.float32(np.inf)
-FAR_BELOW = np.float32(-1e30)  # a logit of which no probability is left
 
 # Rows of a thread's memory; from LOGITS on, three for each channel: logits, probabilities, gradients.
-T, W, OWN_WEIGHT, HIGHEST, INVERSE, OWN, OTHERS, SLOPE, Q, NLL, NLL_NOT, RISE, RISE_NOT, SPARE, LOGITS = range(
-    SINGLE_ROWS + 1
-)
+T, W, OWN_WEIGHT, HIGHEST, INVERSE, OWN, OTHERS, SLOPE, Q, NLL, NLL_NOT, RISE, RISE_NOT, SPARE = range(14)
+BACKGROUND, PARTS, LOGITS = range(14, SINGLE_ROWS + 1)
 MEAN, SUM_OF_SLOPES = NLL_NOT, RISE_NOT  # which a softmax does not need
 
 
@@ -144,6 +145,13 @@ def fill(row: Row, n: int, value: Number) -> None:
     """Fill n numbers of a row."""
     for i in range(n):
         row[i] = value
+
+
+@compiled
+def copy(x: Row, n: int, to: Row) -> None:
+    """Copy n numbers; Numba's own way of it brings the making of an error's text into each loop."""
+    for i in range(n):
+        to[i] = x[i]
 
 
 @sums_over
@@ -237,30 +245,20 @@ def multiply(x: Row, y: Row, n: int) -> None:
 
 
 @compiled
-def add_exponential(x: Row, y: Row, n: int) -> None:
-    """Replace x by log(exp(x) + exp(y))."""
-    for i in range(n):
-        larger, smaller = (x[i], y[i]) if x[i] > y[i] else (y[i], x[i])
-        gap = smaller - larger
-        x[i] = larger + log_one_plus(bounded_exp(gap if smaller != larger else ZERO * gap))
-
-
-@compiled
-def annotated(numbers: Numbers, b: int) -> Any:
-    """Return which classes of a sample were annotated."""
+def is_merged(numbers: Numbers, b: int, c: int) -> bool:
+    """Return whether a class of a sample was not annotated, and counts as background."""
+    if numbers[MERGING] == 0 or c == 0:
+        return False
     channels = numbers[CHANNELS]
-    return array_at(numbers[CLASSES] + b * channels, channels, np.uint8)
+    return array_at(numbers[CLASSES] + b * channels, channels, np.uint8)[c] == 0
 
 
 @compiled
 def merges(numbers: Numbers, b: int) -> bool:
-    """Return whether a class of a sample was not annotated, and counts as background."""
-    if not numbers[MERGING]:
-        return False
-    known = annotated(numbers, b)
+    """Return whether any class of a sample is merged."""
     found = False
-    for c in range(1, numbers[CHANNELS]):
-        found |= not known[c]
+    for c in range(numbers[CHANNELS]):
+        found |= is_merged(numbers, b, c)
     return found
 
 
@@ -271,18 +269,22 @@ def weighs(numbers: Numbers) -> bool:
 
 
 @compiled
-def read_labels(numbers: Numbers, b: int, v: int, n: int, merging: bool, s: Any) -> Number:
+def hides(numbers: Numbers) -> bool:
+    """Return whether voxels that weigh 0 must not be looked at."""
+    return weighs(numbers) & (numbers[WEIGHTS] != SIGNED)
+
+
+@compiled
+def read_labels(numbers: Numbers, b: int, v: int, n: int, s: Any) -> Number:
     """Read labels and weights of the voxels; return how many labels are out of range."""
     t, w = s[T], s[W]
     read(numbers, TARGET, b, 0, v, n, t)
     if numbers[IGNORING] == A_VALUE:
         leave_out(t, w, n, np.float32(numbers[IGNORED]))
     wrong = bad_labels(t, n, numbers[CHANNELS])
-    if merging:
-        known = annotated(numbers, b)
-        for c in range(1, numbers[CHANNELS]):
-            if not known[c]:
-                relabel(t, n, np.float32(c))
+    for c in range(1, numbers[CHANNELS]):
+        if is_merged(numbers, b, c):
+            relabel(t, n, np.float32(c))
     return wrong
 
 
@@ -295,7 +297,7 @@ def read_weights(numbers: Numbers, b: int, v: int, n: int, s: Any) -> Number:
             fill(w, n, ONE)
     else:
         read(numbers, WEIGHT, b, 0, v, n, w)
-        if numbers[WEIGHTS] != SIGNED:
+        if numbers[WEIGHTS] == WEIGHED:
             wrong = bad_weights(w, n)
     if numbers[IGNORING] == A_CHANNEL:
         read(numbers, TARGET, b, numbers[IGNORED], v, n, s[SPARE])
@@ -304,7 +306,7 @@ def read_weights(numbers: Numbers, b: int, v: int, n: int, s: Any) -> Number:
 
 
 @compiled
-def read_channel(numbers: Numbers, b: int, c: int, v: int, n: int, merging: bool, s: Any, sums: Sums) -> Row:
+def read_channel(numbers: Numbers, b: int, c: int, v: int, n: int, s: Any, sums: Sums) -> Row:
     """Read target and weights of a class, unless all share them; return the row of its weights."""
     w, t = s[W], s[T]
     labels, apart = numbers[LABELS] != 0, numbers[TENSORS + RECORD * WEIGHT + WIDTH] > 1
@@ -314,22 +316,24 @@ def read_channel(numbers: Numbers, b: int, c: int, v: int, n: int, merging: bool
         own = s[OWN_WEIGHT]
         if apart:
             read(numbers, WEIGHT, b, c, v, n, own)
-            if numbers[WEIGHTS] != SIGNED:
+            if numbers[WEIGHTS] == WEIGHED:
                 sums[BAD_WEIGHT] += bad_weights(own, n)
             multiply(own, w, n)
         else:
-            own[:n] = w[:n]
+            copy(w, n, own)
         if not labels and numbers[IGNORING] == A_VALUE:
             leave_out(t, own, n, np.float32(numbers[IGNORED]))
         w = own
     if not labels:
         sums[BAD_TARGET] += bad_shares(t, n)
-        if merging and c == 0:
-            known = annotated(numbers, b)
-            for other in range(1, numbers[CHANNELS]):
-                if not known[other]:
-                    read(numbers, TARGET, b, other, v, n, s[SPARE])
-                    add_shares(t, s[SPARE], n)
+        if is_merged(numbers, b, c):
+            fill(t, n, ZERO)
+        for other in range(1, numbers[CHANNELS] if c == 0 else 1):
+            if is_merged(numbers, b, other):
+                read(numbers, TARGET, b, other, v, n, s[SPARE])
+                if numbers[IGNORING] == A_VALUE:
+                    relabel(s[SPARE], n, np.float32(numbers[IGNORED]))
+                add_shares(t, s[SPARE], n)
     return w
 
 
@@ -373,15 +377,41 @@ def exp_of_gaps(z: Row, highest: Row, n: int, p: Row, sums: Row) -> None:
 
 
 @compiled
-def softmax(s: Any, channels: int, n: int) -> None:
+def merge(numbers: Numbers, b: int, n: int, s: Any) -> None:
+    """Replace the background's logit by log(sum of exp) over all merged classes, and theirs by exp(logit - highest of
+    them); that of the background itself and the sum are in rows of their own.
+    """
+    whole, highest, sums = s[LOGITS], s[HIGHEST], s[PARTS]
+    copy(whole, n, highest)
+    fill(sums, n, ZERO)
+    for c in range(1, numbers[CHANNELS]):
+        if is_merged(numbers, b, c):
+            take_higher(s[LOGITS + c], n, highest)
+    exp_of_gaps(whole, highest, n, s[BACKGROUND], sums)
+    for c in range(1, numbers[CHANNELS]):
+        if is_merged(numbers, b, c):
+            part = s[LOGITS + c]
+            for i in range(n):  # a row under two names, read and written, would not be done many numbers at once
+                part[i] = bounded_exp(part[i] - highest[i])
+                sums[i] += part[i]
+    for i in range(n):
+        whole[i] = highest[i] + log(sums[i])
+
+
+@compiled
+def softmax(numbers: Numbers, b: int, n: int, s: Any) -> None:
     """Write probabilities, the highest logit of each voxel, and 1 / the sum of exp(logit - highest)."""
-    highest, inverse = s[HIGHEST], s[INVERSE]
-    highest[:n] = s[LOGITS, :n]
+    channels, highest, inverse = numbers[CHANNELS], s[HIGHEST], s[INVERSE]
+    copy(s[LOGITS], n, highest)
     fill(inverse, n, ZERO)
     for c in range(1, channels):
-        take_higher(s[LOGITS + c], n, highest)
+        if not is_merged(numbers, b, c):
+            take_higher(s[LOGITS + c], n, highest)
     for c in range(channels):
-        exp_of_gaps(s[LOGITS + c], highest, n, s[LOGITS + channels + c], inverse)
+        if is_merged(numbers, b, c):
+            fill(s[LOGITS + channels + c], n, ZERO)
+        else:
+            exp_of_gaps(s[LOGITS + c], highest, n, s[LOGITS + channels + c], inverse)
     for i in range(n):
         inverse[i] = ONE / inverse[i]
     for c in range(channels):
@@ -399,33 +429,24 @@ def sigmoid(z: Row, n: int, p: Row, q: Row) -> None:
 
 
 @compiled
-def read_softmax(numbers: Numbers, b: int, v: int, n: int, merging: bool, s: Any) -> None:
+def read_softmax(numbers: Numbers, b: int, v: int, n: int, s: Any) -> None:
     """Read all logits of the voxels, and write their probabilities."""
     channels = numbers[CHANNELS]
     for c in range(channels):
         read(numbers, Z, b, c, v, n, s[LOGITS + c])
-    if weighs(numbers):
+    if hides(numbers):
         seen = mark_visible(numbers, b, v, n, s)
         for c in range(channels):
             hide(s[LOGITS + c], seen, n)
-    if merging:
-        known = annotated(numbers, b)
-        for c in range(1, channels):
-            if not known[c]:
-                add_exponential(s[LOGITS], s[LOGITS + c], n)
-                fill(s[LOGITS + c], n, FAR_BELOW)
     if numbers[ACTIVATION] == PAIR:
         difference, p = s[LOGITS], s[LOGITS + channels]
         for i in range(n):
             difference[i] = s[LOGITS + 1, i] - s[LOGITS, i]
         sigmoid(difference, n, p, s[Q])
     else:
-        softmax(s, channels, n)
-        if merging:
-            known = annotated(numbers, b)
-            for c in range(1, channels):
-                if not known[c]:
-                    fill(s[LOGITS + channels + c], n, ZERO)
+        if merges(numbers, b):
+            merge(numbers, b, n, s)
+        softmax(numbers, b, n, s)
 
 
 @compiled
@@ -437,20 +458,20 @@ def activate(numbers: Numbers, b: int, c: int, v: int, n: int, w: Row, s: Any, s
         return
     if activation == SOFTMAX:
         if channels == 2:  # exact where 1 - p is not
-            q[:n] = s[LOGITS + 3 - c, :n]
+            copy(s[LOGITS + 3 - c], n, q)
         else:
             for i in range(n):
                 q[i] = ONE - p[i]
         return
     read(numbers, Z, b, c, v, n, z)
-    if weighs(numbers):
+    if hides(numbers):
         hide(z, w, n)
     if activation == SIGMOID:
         sigmoid(z, n, p, q)
         return
     if numbers[LIKELIHOOD] != HINGE:
         sums[BAD_INPUT] += bad_probabilities(z, n)
-    p[:n] = z[:n]
+    copy(z, n, p)
     for i in range(n):
         q[i] = ONE - p[i]
 
@@ -475,7 +496,11 @@ def nll_of_given(p: Row, n: int, nll: Row, nll_not: Row) -> None:
     for i in range(n):
         low, high = lowest_given(p[i]), highest_given(p[i])
         inside = low if p[i] < low else (high if p[i] > high else p[i])
-        nll[i], nll_not[i] = -log(inside), -log(ONE - inside)
+        outside = ONE - inside
+        near = inside > HALF
+        smaller = outside if near else inside
+        small, large = log_of_ratio(smaller / (TWO - smaller)), -log(smaller)  # exact, however small
+        nll[i], nll_not[i] = small if near else large, large if near else small
 
 
 @compiled
@@ -513,12 +538,12 @@ def add_others(p: Row, t: Row, n: int, c: int, others: Row) -> None:
 def nll_of_labels(highest: Row, inverse: Row, own: Row, others: Row, n: int, nll: Row) -> None:
     """Write -log p of n voxels' own classes; where others have little, these hold the digits of the logarithm."""
     for i in range(n):
-        q = others[i]
+        q, e = others[i], mantissa(inverse[i]) - ONE
         near = q < HALF
-        ratio = q if near else ZERO
-        small = log_of_ratio(ratio / (TWO - ratio))  # of e = q / (1 - q)
-        large = (highest[i] - own[i]) - log(inverse[i])
-        nll[i] = small if near else large
+        # one logarithm for both: of 1 + q / (1 - q), or of what is left of 1 / the sum without its power of two
+        found = log_of_ratio((q if near else e) / (TWO - (q if near else -e)))
+        far = (highest[i] - own[i]) - (exponent(inverse[i]) * ln_2(e) + found)
+        nll[i] = found if near else (far if q == q else q)
 
 
 @compiled
@@ -581,7 +606,7 @@ def likelihood_of_labels(numbers: Numbers, b: int, v: int, n: int, gamma: Number
     if apart:
         fill(weight, n, ZERO)
     else:
-        weight[:n] = s[W, :n]
+        copy(s[W], n, weight)
     for c in range(channels):
         if values:
             add_own(s[LOGITS + c], s[T], n, c, own)
@@ -727,13 +752,13 @@ def logits_of(numbers: Numbers, b: int, c: int, v: int, n: int, w: Row, s: Any) 
         second = s[LOGITS + 1]
         read(numbers, Z, b, 0, v, n, row)
         read(numbers, Z, b, 1, v, n, second)
-        if weighs(numbers):
+        if hides(numbers):
             hide(row, w, n)
             hide(second, w, n)
         for i in range(n):
             row[i] = second[i] - row[i]
         return row
-    if weighs(numbers):
+    if hides(numbers):
         read(numbers, Z, b, c, v, n, row)
         hide(row, w, n)
         return row
@@ -828,20 +853,24 @@ def sums_of_block(numbers: Numbers, b: int, v: int, n: int, gamma: Number, s: An
     """Add up a block of voxels; sums are (C, ROWS)."""
     channels, activation, labels = numbers[CHANNELS], numbers[ACTIVATION], numbers[LABELS] != 0
     counts, further, kind = numbers[COUNTS], numbers[FURTHER], numbers[LIKELIHOOD]
-    usual, merging = is_usual(numbers, gamma), merges(numbers, b)
+    usual, real = is_usual(numbers, gamma), s.dtype.type
     joint = (activation == SOFTMAX) | ((activation == PAIR) & (not usual))
     sums[0, BAD_WEIGHT] += read_weights(numbers, b, v, n, s)
     if labels:
-        sums[0, BAD_TARGET] += read_labels(numbers, b, v, n, merging, s)
+        sums[0, BAD_TARGET] += read_labels(numbers, b, v, n, s)
     if joint:
-        read_softmax(numbers, b, v, n, merging, s)
+        read_softmax(numbers, b, v, n, s)
     of_labels = labels & (activation == SOFTMAX) & (kind != NO_LIKELIHOOD)
     if of_labels:
         likelihood_of_labels(numbers, b, v, n, gamma, False, s)
     for c in range(len(sums)):
         own, this = sums[c], np.float32(1 if activation == PAIR else c)
-        w = read_channel(numbers, b, c, v, n, merging, s, own)
-        own[N] += total(w, n) if weighs(numbers) else n
+        w = read_channel(numbers, b, c, v, n, s, own)
+        size = total(w, n) if weighs(numbers) else real(n)
+        own[N] += size
+        if is_merged(numbers, b, c):  # there is nothing of it, neither in p nor in g
+            own[FIRST] += size if further == NEGATIVES else ZERO
+            continue
         if usual:
             add_usual(numbers, b, c, v, n, s[T], w, s, own)
             continue
@@ -1113,26 +1142,17 @@ def add_product(h: Row, p: Row, x: Row, n: int) -> None:
 
 
 @compiled
-def share_of_merged(numbers: Numbers, b: int, v: int, n: int, s: Any) -> None:
-    """Hand the gradient of the merged background to the logits that it was made of, by their shares.
-
-    Their logits are read once more; where nothing weighs, the gradient is 0 whatever they hold.
-    """
+def share_of_merged(numbers: Numbers, b: int, n: int, s: Any) -> None:
+    """Hand the gradient of the merged background to the logits that it was made of, by their shares of it."""
     channels = numbers[CHANNELS]
-    whole, known, rest = s[LOGITS], annotated(numbers, b), s[LOGITS + 2 * channels]
-    hidden = weighs(numbers)
-    seen = mark_visible(numbers, b, v, n, s)
-    for k in range(channels):
-        c = channels - 1 - k  # the background, whose gradient the others need, is the last
-        if c > 0 and known[c]:
-            continue
-        logits, h = s[SPARE], s[LOGITS + 2 * channels + c]
-        read(numbers, Z, b, c, v, n, logits)
-        if hidden:
-            hide(logits, seen, n)
-        for i in range(n):
-            gap = logits[i] - whole[i]
-            h[i] = rest[i] * bounded_exp(ZERO if gap > ZERO else gap)
+    rest = s[LOGITS + 2 * channels]
+    for i in range(n):
+        rest[i] /= s[PARTS, i]
+    for c in range(1, channels):
+        if is_merged(numbers, b, c):
+            copy(s[LOGITS + c], n, s[LOGITS + 2 * channels + c])
+            multiply(s[LOGITS + 2 * channels + c], rest, n)
+    multiply(rest, s[BACKGROUND], n)
 
 
 @compiled
@@ -1140,13 +1160,13 @@ def gradient_of_block(numbers: Numbers, b: int, v: int, n: int, gamma: Number, s
     """Write the gradient of a block of voxels, given that of the sums of its sample, (ROWS, C)."""
     channels, activation, labels = numbers[CHANNELS], numbers[ACTIVATION], numbers[LABELS] != 0
     counts, further, kind = numbers[COUNTS], numbers[FURTHER], numbers[LIKELIHOOD]
-    usual, merging, real = is_usual(numbers, gamma), merges(numbers, b), s.dtype.type
+    usual, real = is_usual(numbers, gamma), s.dtype.type
     joint = (activation == SOFTMAX) | ((activation == PAIR) & (not usual))
     read_weights(numbers, b, v, n, s)
     if labels:
-        read_labels(numbers, b, v, n, merging, s)
+        read_labels(numbers, b, v, n, s)
     if joint:
-        read_softmax(numbers, b, v, n, merging, s)
+        read_softmax(numbers, b, v, n, s)
     of_softmax = (activation == SOFTMAX) & (kind != NO_LIKELIHOOD)
     of_labels, of_shares = of_softmax & labels, of_softmax & (not labels)
     if of_labels:
@@ -1159,7 +1179,10 @@ def gradient_of_block(numbers: Numbers, b: int, v: int, n: int, gamma: Number, s
     for c in range(1 if activation == PAIR else channels):
         at = 1 if activation == PAIR else c
         this = np.float32(at)
-        w = read_channel(numbers, b, c, v, n, merging, s, unused)
+        if is_merged(numbers, b, c):
+            fill(s[LOGITS + 2 * channels + c], n, ZERO)
+            continue
+        w = read_channel(numbers, b, c, v, n, s, unused)
         whole, rest = up[TP, at] - up[FN, at], up[FP, at] - (up[FIRST, at] if further == NEGATIVES else 0.0)
         if usual:
             write_usual(numbers, b, c, v, n, s[T], w, s, up, whole, rest)
@@ -1208,8 +1231,8 @@ def gradient_of_block(numbers: Numbers, b: int, v: int, n: int, gamma: Number, s
             add_slopes_of_labels(p, s[T], s[OTHERS], s[SLOPE], n, c, h)
         elif of_shares and channels != 2:
             add_product(h, p, slopes, n)
-    if merging:
-        share_of_merged(numbers, b, v, n, s)
+    if merges(numbers, b):
+        share_of_merged(numbers, b, n, s)
     for c in range(channels):
         write(numbers, OUT, b, c, v, n, s[LOGITS + 2 * channels + c])
 
@@ -1260,12 +1283,12 @@ def values_of_block(
 ) -> None:
     """Write the likelihoods of a block of voxels, times the factors (B, C) of what is inside and outside of a class."""
     channels, activation, labels = numbers[CHANNELS], numbers[ACTIVATION], numbers[LABELS] != 0
-    exclusive, merging, real = numbers[EXCLUSIVE] != 0, merges(numbers, b), s.dtype.type
+    exclusive, real = numbers[EXCLUSIVE] != 0, s.dtype.type
     sums[0, BAD_WEIGHT] += read_weights(numbers, b, v, n, s)
     if labels:
-        sums[0, BAD_TARGET] += read_labels(numbers, b, v, n, merging, s)
+        sums[0, BAD_TARGET] += read_labels(numbers, b, v, n, s)
     if activation == SOFTMAX:
-        read_softmax(numbers, b, v, n, merging, s)
+        read_softmax(numbers, b, v, n, s)
     out = s[LOGITS + 2 * channels]
     fill(out, n, ZERO)
     of_labels = labels & (activation == SOFTMAX)
@@ -1276,7 +1299,7 @@ def values_of_block(
             values_of_labels(s[T], s[NLL], n, c, real(inside[b, c]), s[SLOPE], out)
             continue
         this = np.float32(c)
-        w = read_channel(numbers, b, c, v, n, merging, s, sums[c])
+        w = read_channel(numbers, b, c, v, n, s, sums[c])
         activate(numbers, b, c, v, n, w, s, sums[c])
         likelihood_of_channel(numbers, c, n, gamma, False, s)
         if exclusive:

@@ -1,0 +1,90 @@
+"""How losses fare as lesions get fewer: Dice and lesion-wise F1 against the share of the volume that lesions have.
+
+    python benchmarks/lesions/shares.py --output build/shares
+    python benchmarks/lesions/shares.py --output build/shares --figure shares.png
+
+The first trains the losses of ``shares.yaml`` on phantoms of each fraction, one study a fraction, and goes on where
+it was stopped; further options are those of ``compare`` and hold for all of them. The second draws what is finished,
+and prints it as a table. Source of the question: Eelbode et al. 2020, who find that losses which are sensitive
+to the metric win at every ratio.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+STUDY = Path(__file__).with_name("shares.yaml")
+FRACTIONS = (0.0005, 0.005, 0.05, 0.3)
+SIZE = 54  # voxels of a side: a view within the brain, since a whole one has no room for lesions of 0.3
+SCORES = {"dice": "Dice coefficient", "lesion_f1": "lesion-wise F1"}
+
+
+def train(output: Path, options: list[str]) -> int:
+    """Run the study of each fraction; return the last exit code that was not 0."""
+    failed = 0
+    for fraction in FRACTIONS:
+        command = [
+            sys.executable,
+            "-m",
+            "monai_lossext",
+            "compare",
+            str(STUDY),
+            "--output",
+            str(output / str(fraction)),
+        ]
+        command += ["--override", f"phantoms::fraction=[{fraction},{fraction}]"]
+        command += ["--override", f"phantoms::size=[{SIZE},{SIZE},{SIZE}]", *options]
+        failed = subprocess.run(command, check=False).returncode or failed
+    return failed
+
+
+def scores(output: Path) -> pd.DataFrame:
+    """Return the scores of all cases of the studies that have a report, with the fraction."""
+    tables = []
+    for fraction in FRACTIONS:
+        path = output / str(fraction) / "report" / "cases.csv"
+        if path.exists():
+            tables.append(pd.read_csv(path).assign(fraction=fraction))
+    if not tables:
+        raise SystemExit(f"--output: no study in {output} has a report yet")
+    return pd.concat(tables)
+
+
+def draw(cases: pd.DataFrame, path: Path) -> None:
+    """Draw the mean over cases of each loss, and each seed as a point, against the fraction."""
+    figure = Figure((11, 4.5), layout="constrained")
+    for axes, (score, name) in zip(figure.subplots(1, len(SCORES)), SCORES.items(), strict=True):
+        for number, (loss, rows) in enumerate(cases.groupby("loss", sort=False)):
+            means = rows.groupby(["fraction", "seed"])[score].mean()
+            line = means.groupby("fraction").mean()
+            colour = f"C{number}"
+            axes.plot(line.index, line, "-", color=colour, label=loss, linewidth=1.2)
+            axes.plot(means.index.get_level_values("fraction"), means, "o", color=colour, markersize=3)
+        axes.set(xscale="log", xlabel="share of the volume that lesions have", ylabel=name, ylim=(0, 1))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> int:
+    """Train, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("build/shares"))
+    parser.add_argument("--figure", type=Path)
+    given, options = parser.parse_known_args()
+    if given.figure is None:
+        return train(given.output, options)
+    cases = scores(given.output)
+    draw(cases, given.figure)
+    table = cases.groupby(["loss", "fraction"], sort=False)[list(SCORES)].mean().unstack("fraction")
+    print(table.round(3).to_string())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

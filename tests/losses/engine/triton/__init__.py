@@ -1,0 +1,1 @@
+"""What tests/losses/engine/test_triton.py runs in processes of their own."""
