@@ -58,12 +58,13 @@ SETTINGS = (
     "compiled",
     "without kernels",
     "without kernels, bool mask",
+    "without kernels, 10 % ignored",
 )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=Case.parse, default="1x4x128^3", help="default: 1x4x128^3; at least two classes")
+    parser.add_argument("--size", type=Case.parse, default="1x4x128^3", help="default: 1x4x128^3")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="a small size and two turns: a look, not a measurement")
@@ -72,12 +73,19 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.size, options.repeats = Case.parse("1x4x32^3"), 2
+    if options.size.classes == 1:
+        options.settings = [setting for setting in options.settings if setting != "partial labels"]
     options.output = options.output or (OUTPUT_OF_QUICK if options.quick else OUTPUT)
     torch.set_num_threads(options.threads)
     file = options.output / "settings.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    rows: dict[str, Any] = {}
-    results[f"{options.size}, {options.threads} thread(s)"] = {"environment": environment(), "rows": rows}
+    measured_with = environment()
+    title = f"{options.size}, {options.threads} thread(s), {measured_with['cpu']}"
+    result = results.get(title)
+    if result is None or result["environment"] != measured_with:  # rows of other code stand in no table with today's
+        result = {"environment": measured_with, "rows": {}}
+    rows = result["rows"]
+    results[title] = result
     for setting in options.settings:
         rows[setting] = measured(setting, options.size, options.repeats)
         print(setting, *(f"{name} {shown(cost)}" for name, cost in rows[setting].items()), sep="; ", flush=True)
@@ -89,8 +97,9 @@ def main() -> None:
 def measured(setting: str, case: Case, repeats: int) -> dict[str, tuple[float, float]]:
     """Return the time of each loss in cross-entropies, the least of the turns, and its memory in logits."""
     logits, label = case.tensors()
-    torch_s = torch.nn.CrossEntropyLoss()
-    calls = {TORCH: step(torch_s, logits, label[:, 0])}
+    binary = case.classes == 1
+    torch_s = torch.nn.BCEWithLogitsLoss() if binary else torch.nn.CrossEntropyLoss()
+    calls = {TORCH: step(torch_s, logits, label if binary else label[:, 0])}
     for name, loss, arguments in contestants(setting, case, logits, label):
         calls[name] = step(loss, *arguments)
     seconds = {name: min(turns) for name, turns in interleaved(calls, repeats).items()}
@@ -100,7 +109,8 @@ def measured(setting: str, case: Case, repeats: int) -> dict[str, tuple[float, f
 
 def contestants(setting: str, case: Case, logits: Tensor, label: Tensor) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """Yield names, losses and what they are called with in a setting."""
-    options: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
+    options: dict[str, Any] = {"sigmoid": True} if case.classes == 1 else {"softmax": True, "to_onehot_y": True}
+    theirs = dict(options)
     random = torch.Generator().manual_seed(1)
     weight = torch.rand(label.shape, generator=random)
     target: Any = label
@@ -109,7 +119,7 @@ def contestants(setting: str, case: Case, logits: Tensor, label: Tensor) -> Iter
         others = (weight > 0.1,)
     elif setting == "weights":
         others = (weight,)
-    elif setting == "10 % ignored":
+    elif "ignored" in setting:
         target = label.masked_fill(weight < 0.1, IGNORED)
         options["ignore_index"] = IGNORED
     elif setting == "partial labels":
@@ -121,14 +131,13 @@ def contestants(setting: str, case: Case, logits: Tensor, label: Tensor) -> Iter
         loss = cls(**options)
         way = torch.compile if setting == "compiled" else in_torchs_operations if "without" in setting else None
         yield cls.__name__, loss if way is None else way(loss), (logits, target, *others)
-    theirs = {"softmax": True, "to_onehot_y": True}
     if others:
         yield "MONAI MaskedDiceLoss", monai.losses.MaskedDiceLoss(**theirs), (logits, label, others[0].float())
     elif target is label:
         for name in ("DiceLoss", "DiceCELoss"):
             loss = getattr(monai.losses, name)(**theirs)
             yield f"MONAI {name}", torch.compile(loss) if setting == "compiled" else loss, (logits, label)
-    if find_spec("exacta") is None or setting in ("weights", "partial labels", "compiled"):
+    if find_spec("exacta") is None or case.classes == 1 or setting in ("weights", "partial labels", "compiled"):
         return
     import exacta.losses
 

@@ -19,6 +19,8 @@ from .distributed import refuse_spread
 from .reading import Reading, Rules
 
 ROUNDING = 1e-6  # how far a share or a probability may lie outside of [0, 1]
+PART = 2**16  # voxels, which stay in the cache from one operation to the next
+LARGEST_WHOLE = 2**24  # float32 holds every whole number below it
 VALIDATE = ("auto", "now", "never")
 
 
@@ -89,20 +91,38 @@ def of_probabilities() -> Kind:
 
 
 def looked_at(reading: Reading, probabilities: bool = True) -> list[tuple[Kind, Tensor]]:
-    """Return what to look at, and for what."""
+    """Return for what values are looked, and the extremes of those that there are."""
     rules, target, mask = reading.rules, reading.target, reading.mask
     found = []
     if target.dtype != torch.bool:
         whole = rules.labels and target.is_floating_point()
-        found.append((replace(of_target(rules), whole=whole), rules.without_ignored(target)[0]))
+        kind = replace(of_target(rules), whole=whole)
+        found.append(
+            (kind, extremes(kind, target) if rules.ignore_index is None else extremes_of_kept(kind, rules, target))
+        )
     if mask is not None and mask.dtype != torch.bool and not rules.signed:
-        found.append((of_mask(), mask))
+        found.append((of_mask(), extremes(of_mask(), mask)))
     if probabilities and rules.activation is None:
         input = reading.input.detach()
         if mask is not None or rules.ignore_index is not None:
             input = rules.neutral(input, target, mask, None)[0]
-        found.append((of_probabilities(), input.nan_to_num(0.0, torch.inf, -torch.inf)))
+        kind = of_probabilities()
+        found.append((kind, extremes(kind, input.nan_to_num(0.0, torch.inf, -torch.inf))))
     return found
+
+
+def extremes_of_kept(kind: Kind, rules: Rules, target: Tensor) -> Tensor:
+    """Return :func:`extremes` of a target without ignored labels; part by part where nobody else looks on."""
+    index = rules.ignore_index
+    if waits(target) or index is None:
+        return extremes(kind, rules.without_ignored(target)[0])
+    found = []
+    for part in target.flatten(2).split(PART, 2):
+        if part.dtype in (torch.int32, torch.int64) and abs(index) < LARGEST_WHOLE:
+            part = part.float()  # which torch compares many of at once; no other label is rounded to this one
+        found.append(extremes(kind, rules.without_ignored(part)[0]))
+    low, high, fraction = torch.stack(found).unbind(1)
+    return torch.stack([low.amin(), high.amax(), fraction.amax()])
 
 
 def extremes(kind: Kind, x: Tensor) -> Tensor:
@@ -139,7 +159,7 @@ def check(reading: Reading, probabilities: bool = True) -> Tensor | None:
     if reading.validate == "never" or reading.input.numel() == 0:
         return None
     wait = waits(reading.input)
-    found = [(kind, extremes(kind, x)) for kind, x in looked_at(reading, probabilities)]
+    found = looked_at(reading, probabilities)
     if not found:
         return None
     if reading.validate == "now" and not torch.compiler.is_compiling() and not is_fake(reading.input):

@@ -39,7 +39,7 @@ SMALLEST_POWER = 1e-6  # below it, powers with an infinite slope at 0 go on as s
 MOST_EXACT = 127  # channels whose numbers every other type holds
 LARGEST_TAME = 100.0  # logits of which no power overflows
 LARGEST_COUNT = 2**23  # float32 counts voxels exactly up to here and a little further
-BLOCK = 2**18  # numbers of a block for each thread, which stay in its cache from one operation to the next
+BLOCK = 2**16  # numbers of a block for each thread, which stay in its cache from one operation to the next
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def total(x: Tensor) -> Tensor:
 
 
 def shares(rules: Rules, target: Tensor, like: Tensor) -> Tensor:
-    """Return the share of each class in each voxel, (B, C, *S) in the type of ``like``, which has this shape; of labels
-    as :func:`where` does.
+    """Return the share of each class in each voxel, (B, C, *S) in the type of ``like``, which has this shape or that of
+    the last classes alone; of labels as :func:`where` does.
     """
     if not rules.labels:
         return target.to(like.dtype)
     if target.dtype == torch.bool or rules.channels > MOST_EXACT or not waits(target):
         target = target.to(like.dtype)
-    channel = torch.arange(rules.channels, device=target.device, dtype=target.dtype)
+    channel = torch.arange(rules.channels - like.shape[1], rules.channels, device=target.device, dtype=target.dtype)
     return where(torch.eq, target, spread(channel, target.ndim - 1), like)
 
 
@@ -257,71 +257,105 @@ def sums_of(
 def sums_with_slopes(
     rules: Rules, wanted: Wanted, input: Tensor, target: Tensor, mask: Tensor | None
 ) -> tuple[list[Tensor | None], Tensor] | None:
-    """Return :func:`sums` and the weight times p (1 - p) of each voxel, (B, C, *S), for :func:`gradient_by_slopes`: for
-    the counts of a sigmoid whose shares are all 0 or 1. None elsewhere.
+    """Return :func:`sums` and the weight times p (1 - p) of each voxel, for :func:`gradient_by_slopes`: for the counts
+    of a sigmoid whose shares are all 0 or 1, or of two exclusive classes, whose second one is the sigmoid of the
+    difference of their logits. None elsewhere.
 
     Here the mathematics take so little that the rest counts: each block is computed in the same few rooms.
     """
     counts = wanted.counts and not wanted.likelihood and wanted.further in (None, "negatives")
-    if waits(input) or rules.activation != "sigmoid" or not counts:
+    two = is_pair(rules) and (mask is None or mask.shape[1] == 1)
+    if waits(input) or not counts or not (two or rules.activation == "sigmoid"):
         return None
-    slopes, blocks = torch.empty_like(input, dtype=computing_dtype(input)), blocks_of(input)
-    rooms = slopes.new_empty(3, max(cut(block, input)[0].numel() for block in blocks))
-    parts = slopes.new_zeros(len(blocks), KINDS, *input.shape[:2])
+    dtype, blocks = computing_dtype(input), blocks_of(input)
+    slopes = torch.empty(input.shape[0], 1 if two else input.shape[1], *input.shape[2:], dtype=dtype)
+    rooms = slopes.new_empty(3, max(cut(block, slopes)[0].numel() for block in blocks))
+    parts = slopes.new_zeros(len(blocks), KINDS, *slopes.shape[:2])
     weighs, looks = mask is not None or rules.ignore_index is not None, not is_hard(rules, target)
     space = tuple(range(2, input.ndim))
     for block, part in zip(blocks, parts, strict=True):
         z, t, w, slope = cut(block, input, target, mask, slopes)
+        p, q, room = (x[: slope.numel()].view(slope.shape) for x in rooms)
+        n, g, tp, fp, fn, tn, rest, *_ = part[:, block[0]].unbind()
+        t = numbers(t, dtype)
         if weighs:
-            if not is_tame(z):
-                return None
-            t, w = rules.weigh(t, w)
-        p, q, room = (x[: z.numel()].view(z.shape) for x in rooms)
-        n, g, tp, fp, fn, tn, *_ = part[:, block[0]].unbind()
+            t, w = rules.weigh(t, None if w is None else numbers(w, dtype))
         share = shares(rules, t, p)
-        if looks:
-            torch.addcmul(share, share, share, value=-1, out=room)
-            if room.view(-1).dot(room.view(-1)) != 0:
-                return None
-        torch.clamp(promoted(z), -STEEPEST_LOGIT, STEEPEST_LOGIT, out=q)
-        torch.sigmoid(q, out=p)
-        q.neg_().sigmoid_()
-        torch.mul(p, q, out=slope)
+        z = torch.clamp(gap(z) if two else promoted(z), -STEEPEST_LOGIT, STEEPEST_LOGIT, out=q)
+        torch.exp(z, out=p)
+        torch.add(p, 1, out=q).reciprocal_()
+        torch.mul(p.mul_(q), q, out=slope)
         if w is not None:
-            torch.sum(w.to(p.dtype).expand_as(p), space, out=n)
+            torch.sum(w.to(dtype).expand_as(p), space, out=n)
             for x in (slope, p, q):
                 x.mul_(w)
             torch.sum(torch.mul(share, w, out=room), space, out=g)
+            torch.sum(torch.sub(w, room, out=room), space, out=rest)
         else:
             n.fill_(math.prod(z.shape[2:]))
             torch.sum(share, space, out=g)
+        if looks and (share.sum() if weighs else g.sum()) != share.view(-1).dot(share.view(-1)):
+            return None
         torch.sum(torch.mul(p, share, out=room), space, out=tp)
         torch.sum(p.sub_(room), space, out=fp)
         torch.sum(torch.mul(q, share, out=room), space, out=fn)
-        if wanted.further:
+        if wanted.further or two:
             torch.sum(q.sub_(room), space, out=tn)
-    found = parts.sum(0, dtype=torch.float64)
-    return [*found[: FIRST + bool(wanted.further)], *[None] * (KINDS - FIRST - bool(wanted.further))], slopes
+    if weighs and not bool(parts.isfinite().all()):
+        return None  # of what weighs nothing, not even NaN counts
+    n, g, tp, fp, fn, tn, rest, *_ = parts.sum(0, dtype=torch.float64)
+    found = [n, g, tp, fp, fn, tn]
+    if two:
+        rest = rest if weighs else n - g
+        found = [torch.cat(x, 1) for x in ((n, n), (rest, g), (tn, tp), (fn, fp), (fp, fn), (tp, tn))]
+    known = FIRST + bool(wanted.further)
+    return [*found[:known], *[None] * (KINDS - known)], slopes
 
 
 def gradient_by_slopes(
     rules: Rules, upstream: Sequence[Tensor | None], target: Tensor, slopes: Tensor, like: Tensor
 ) -> Tensor:
     """Return :func:`gradient` of an input that is like another one, given what :func:`sums_with_slopes` has found."""
-    zero, whole = slopes.new_zeros(slopes.shape[:2]), torch.empty_like(like)
+    zero, whole, two = slopes.new_zeros(like.shape[:2]), torch.empty_like(like), is_pair(rules)
     tp, fp, fn, tn = (zero if x is None else x for x in upstream[TP : FIRST + 1])
-    inside, outside = (spread(x.to(slopes.dtype), slopes.ndim) for x in (tp - fn, fp - tn))
+    a, b = tp - fn, fp - tn
+    if two:
+        a, b = a[:, 1:] - b[:, :1], b[:, 1:] - a[:, :1]
+    inside, outside = (spread(x.to(slopes.dtype), slopes.ndim) for x in (a, b))
     one = bool((inside.abs() >= outside.abs()).all())  # whether the difference keeps the digits of both
     for block in blocks_of(like):
         t, slope, h = cut(block, target, slopes, whole)
         a, b = inside[block[0]], outside[block[0]]
-        g = shares(rules, t, slope)
+        g = shares(rules, numbers(t, slope.dtype), slope)
         factor = (g * (a - b)).add_(b) if one else (g * a).add_((1 - g).mul_(b))
+        last = h[:, 1:] if two else h
         if h.dtype == slope.dtype:
-            torch.mul(factor, slope, out=h)
+            torch.mul(factor, slope, out=last)
         else:
-            h.copy_(narrowed(factor.mul_(slope), h.dtype))
+            last.copy_(narrowed(factor.mul_(slope), h.dtype))
+        if two:
+            torch.neg(last, out=h[:, :1])
     return whole
+
+
+def is_pair(rules: Rules) -> bool:
+    """Return whether the target labels two exclusive classes."""
+    return rules.labels and rules.channels == 2 and rules.activation == "softmax"
+
+
+def gap(z: Tensor) -> Tensor:
+    """Return by how much the logit of the second one of two classes is larger, (B, 1, *S)."""
+    z = promoted(z)
+    return z[:, 1:] - z[:, :1]
+
+
+def numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return labels or weights in a type to compute in; bool and int64 by the way that processors are fast on."""
+    if x.dtype == torch.bool:
+        x = x.view(torch.uint8).clamp(max=1)
+    elif x.dtype == torch.int64:
+        x = x.to(torch.int32)
+    return x.to(dtype)
 
 
 def sizes_of(v: View) -> tuple[Tensor, Tensor]:
