@@ -243,7 +243,7 @@ def _study(path: Path | None, asked: dict[str, Any], *, check: bool = True, writ
     if "executor" in asked:  # its options are one by one in place of the file's, unless it is another executor
         same = asked["executor"].get("name") in (None, given.get("name", "local"))
         merged["executor"] = {**(given if same else {}), **asked["executor"]}
-    for key in ("pretraining", "futility"):
+    for key in ("pretraining", "futility", "overrides"):
         if key in asked:
             merged[key] = {**values.get(key, {}), **asked[key]}
     try:

@@ -460,7 +460,7 @@ class PlainSums(Function):
     ) -> tuple[Tensor | None, ...]:
         """Return the sums, of which one that every loss looks at is NaN if a value is out of range."""
         rules, wanted = unflattened(static)
-        lean = plain.sums_with_slopes(rules, wanted, input, target, mask) if ctx.needs_input_grad[0] else None
+        lean = plain.sums_with_slopes(rules, wanted, input, target, mask, classes) if ctx.needs_input_grad[0] else None
         found, slopes = lean or (plain.sums(rules, wanted, input, target, mask, classes), None)
         ctx.save_for_backward(input, target, mask, classes, bad, slopes)
         ctx.static = static

@@ -255,7 +255,7 @@ def sums_of(
 
 
 def sums_with_slopes(
-    rules: Rules, wanted: Wanted, input: Tensor, target: Tensor, mask: Tensor | None
+    rules: Rules, wanted: Wanted, input: Tensor, target: Tensor, mask: Tensor | None, classes: Tensor | None
 ) -> tuple[list[Tensor | None], Tensor] | None:
     """Return :func:`sums` and the weight times p (1 - p) of each voxel, for :func:`gradient_by_slopes`: for the counts
     of a sigmoid whose shares are all 0 or 1, or of two exclusive classes, whose second one is the sigmoid of the
@@ -264,7 +264,7 @@ def sums_with_slopes(
     Here the mathematics take so little that the rest counts: each block is computed in the same few rooms.
     """
     counts = wanted.counts and not wanted.likelihood and wanted.further in (None, "negatives")
-    two = is_pair(rules) and (mask is None or mask.shape[1] == 1)
+    two = is_pair(rules) and classes is None and (mask is None or mask.shape[1] == 1)
     if waits(input) or not counts or not (two or rules.activation == "sigmoid"):
         return None
     dtype, blocks = computing_dtype(input), blocks_of(input)
@@ -316,7 +316,7 @@ def gradient_by_slopes(
     rules: Rules, upstream: Sequence[Tensor | None], target: Tensor, slopes: Tensor, like: Tensor
 ) -> Tensor:
     """Return :func:`gradient` of an input that is like another one, given what :func:`sums_with_slopes` has found."""
-    zero, whole, two = slopes.new_zeros(like.shape[:2]), torch.empty_like(like), is_pair(rules)
+    zero, whole, two = slopes.new_zeros(like.shape[:2]), torch.empty_like(like), slopes.shape[1] < like.shape[1]
     tp, fp, fn, tn = (zero if x is None else x for x in upstream[TP : FIRST + 1])
     a, b = tp - fn, fp - tn
     if two:
