@@ -195,12 +195,12 @@ def test_file_and_options_ask_for_the_same(
         [path, "--epochs", 9],
         [path, "--executor", "local", "--processes", 2],
         [path, "--gpus", 1],
-        [path, "--override", "datalist::y=2"],
+        [path, "--override", "datalist::y=[2]"],
     ):
         result = call("compare", "plan", *arguments)
         assert result.exit_code == 0, result.stderr
     from_file, from_options, other, local, gpus, added = studies
-    assert added.overrides == from_file.overrides | {"datalist::y": "2"}  # and not in their place
+    assert added.overrides == from_file.overrides | {"datalist::y": "[2]"}  # and not in their place
     assert from_options == from_file
     assert (other.epochs, from_file.epochs) == (9, 4)
     assert (local.execution.name, local.execution.processes, local.execution.threads) == ("local", 2, None)
