@@ -23,6 +23,7 @@ from monai_lossext.bundle_folders import named_bundle
 from monai_lossext.compare.job import Futility, read_state
 from monai_lossext.compare.metrics import METRICS, TESTED, higher_is_better
 from monai_lossext.compare.plan import (
+    PARTS,
     RESERVED,
     Execution,
     LossChoice,
@@ -39,7 +40,6 @@ from monai_lossext.compare.plan import (
 from monai_lossext.files import replace_file
 from monai_lossext.text import did_you_mean
 
-CASES, TESTING = "validate#dataset#data", "test#dataset#data"  # of a bundle of the model zoo's layout
 FILES_OF_DATA = "data.json"  # in the study's folder: the size of every file of the data set
 DIVISION = "the division into parts"  # beside them: a digest of which file is in which part
 SECTIONS = ("validation", "testing")
@@ -195,11 +195,10 @@ def _check_study(study: Study, write: bool) -> int:
     if write:
         _check_output(study)
     if study.zoo:
-        parts = {"training": "train#dataset#data", "validation": CASES, "testing": TESTING}
-        if (scored := parts[study.section]) not in parser:
+        if (scored := PARTS[study.section]) not in parser:
             raise StudyError(f"--section: {study.bundle.name} has no {scored}; name a --config that lists these cases")
         datalist = {
-            part: list(_build(parser, key, f"--dataset-dir: {key}")) for part, key in parts.items() if key in parser
+            part: list(_build(parser, key, f"--dataset-dir: {key}")) for part, key in PARTS.items() if key in parser
         }
     else:
         datalist = _build(parser, "datalist", "--dataset-dir")

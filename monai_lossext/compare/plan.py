@@ -22,6 +22,9 @@ RESERVED = frozenset(
     ("bundle_root", "dataset_dir", "epochs", "initial_weights", "loss", "output_dir", "resume", "section", "seed")
 ) | {"skip_bad"}
 
+# Where a bundle of the model zoo's layout lists its cases.
+PARTS = {"training": "train#dataset#data", "validation": "validate#dataset#data", "testing": "test#dataset#data"}
+
 LossItem = str | dict[str, Any]  # one loss, as a study file names it
 
 
