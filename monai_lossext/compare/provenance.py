@@ -107,9 +107,10 @@ def methods_text(results: Results) -> str:
     else:
         text += "With one training each, no claim is made about losses. "
     text += "".join(f"{sentence} " for sentence in stopped_runs(results))
+    monai = versions(study).get("monai")
     return text + (
         "Trained networks were compared on the cases by the two-sided Wilcoxon signed-rank test with Holm's correction."
-        f" Computed with monai_lossext {__version__} and MONAI {versions(study).get('monai', '')}."
+        f" Computed with monai_lossext {__version__}{f' and MONAI {monai}' if monai else ''}."
     )
 
 
