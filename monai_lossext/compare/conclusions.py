@@ -66,9 +66,9 @@ def _of_losses(pairs: list[Comparison], metric: str, losses: list[str]) -> list[
 def _by_margin(pairs: list[Comparison], metric: str, margin: float) -> list[str]:
     """Say of every pair what its interval says about a margin within which losses count as equivalent."""
     verdicts: dict[str, list[str]] = {}
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: -abs(pair.difference)):
         verdicts.setdefault(margin_verdict(pair, margin), []).append(
-            f"{pair.better} against {pair.worse} ({interval(pair, pair.better)})"
+            f"{pair.better} against {pair.worse}, {interval(pair, pair.better)}"
         )
     settled = [f"better by more than {margin:g}", f"equivalent within {margin:g}"]
     order = sorted(verdicts, key=lambda verdict: (verdict not in settled, verdict not in settled[:1]))

@@ -219,7 +219,7 @@ def summary_rows(results: Results) -> list[SummaryRow]:
         cells, marks = {}, {}
         for metric in results.metrics:
             n, mean, error = summary.loc[(loss, metric), ["n", "mean", "standard_error"]]
-            digits = 3 if higher_is_better(metric) else 2  # of millimetres, pixels and millilitres
+            digits = 3 if summary.xs(metric, level="metric")["mean"].max() <= 1 else 2  # as of millimetres and pixels
             cells[metric] = f"{mean:.{digits}f} ± {number(error, f'.{digits}f')}" if n else "n/a"
             if 0 < n < cases:  # a metric may be undefined for some cases, which must not pass unseen
                 cells[metric] += f" (n = {n:.0f})"

@@ -308,6 +308,14 @@ def test_distances_are_marked_as_lower_is_better(study_results: Callable[..., Re
     assert row.best == "SoftDiceLoss"  # whose values, here really its Dice coefficients, are lower
 
 
+def test_a_small_error_has_digits_that_tell_losses_apart(study_results: Callable[..., Results]) -> None:
+    results = study_results()
+    cases = results.cases.rename(columns={"dice": "ece"}).assign(hausdorff_px=12.3456)
+    first, _ = summary_rows(replace(results, cases=cases, metrics=["jaccard", "ece", "hausdorff_px"]))
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", first.cells["ece"])
+    assert first.cells["hausdorff_px"] == "12.35 ± 0.00"
+
+
 def test_folds_are_told_apart(study_results: Callable[..., Results]) -> None:
     results = study_results()
     fold = results.cases.groupby("loss").cumcount() % 2
