@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -473,13 +474,17 @@ def _parser(
     parser = ConfigParser({})
     inline = inline or {}
     try:
-        for path in files:
-            content = deepcopy(inline[path]) if path in inline else ConfigParser.load_config_file(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Duplicate key")  # of which MONAI takes the last
+            contents = [
+                deepcopy(inline[path]) if path in inline else ConfigParser.load_config_file(path) for path in files
+            ]
+        for path, content in zip(files, contents, strict=True):
             if not isinstance(content, dict):
                 raise ValueError(f"{path.name} holds no config keys")
             for key, value in content.items():
                 merge_kv(parser, key, value)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, UserWarning) as error:
         raise StudyError(f"cannot read the config files {', '.join(map(str, files))}: {error}") from error
     # Values are read as the command line of monai.bundle reads them.
     for key, value in (values or {}).items():

@@ -75,6 +75,19 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         read_study_file(file)
 
 
+def test_a_key_that_stands_twice_in_a_config_is_refused_too(
+    plan: Callable[..., Study], write_overlay: Callable[..., Path], bundle: Path
+) -> None:
+    write_overlay("mcc").write_text("loss: {skill: 0.3, fail: ''}\nloss: {skill: 9}\n", encoding="utf-8")
+    with pytest.raises(StudyError, match=r"cannot read the config files .*mcc\.yaml: Duplicate key: `loss`"):
+        plan()
+    write_overlay("mcc")
+    with (bundle / "configs" / "train.yaml").open("a", encoding="utf-8") as file:
+        file.write("epochs: 7\n")
+    with pytest.raises(StudyError, match="Duplicate key: `epochs`"):
+        plan()
+
+
 @pytest.mark.parametrize("option", ["metrics", "primary"])
 def test_misspelt_metrics_are_found_before_the_first_training(plan: Callable[..., Study], option: str) -> None:
     wrong = "dise" if option == "primary" else ["jaccard", "dise"]
