@@ -79,7 +79,7 @@ def box(x: float, y: float, width: float, kind: str, lines: list[str]) -> str:
 
 def answer(x: float, y: float, lines: list[tuple[str, str]]) -> str:
     """Return a box of losses to try, and of those to leave for later."""
-    wrapped = [(kind, part) for kind, line in lines for part in textwrap.wrap(line, 56)][:3]
+    wrapped = [(kind, part) for kind, line in lines for part in textwrap.wrap(line, 52)][:3]
     start = y + (ROW - 16) / 2 + 4 - 7 * (len(wrapped) - 1)
     text = "".join(
         f'<text class="small {kind}" x="{x + 10}" y="{start + 14 * number}">{escape(line)}</text>'

@@ -25,5 +25,9 @@ def replace_file(path: Path, content: str | bytes) -> None:
     ('case,dice\\n', ['scores.csv'])
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(partial, path)
+    try:
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        os.replace(partial, path)
+    except OSError:  # of a full disk, which half a file would fill further
+        partial.unlink(missing_ok=True)
+        raise

@@ -18,6 +18,7 @@ import monai_lossext.handlers
 import monai_lossext.losses
 import monai_lossext.transforms
 from monai_lossext.advice.rules import RULES
+from monai_lossext.compare.figures import Picture
 from monai_lossext.losses import catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +97,24 @@ def test_a_report_comes_into_the_docs_without_outlines_and_folders_of_this_machi
         "# Which loss?\n\n149 cases of /data/ISIC2017\n\n## Scores\n\n![box](isic/box.png)\n\n"
         "## How it was done\n\n    python --dataset_dir=/data/ISIC2017 --output=build\n"
     )
+
+
+def test_titles_tell_the_reports_apart():
+    """In the site's sidebar and search."""
+    titles = [page.read_text(encoding="utf-8").partition("\n")[0] for page in PAGES if page.parent.name == "reports"]
+    assert len(titles) == len(set(titles)) == 4
+
+
+def test_the_report_is_made_of_the_scores_that_are_kept(tmp_path, monkeypatch):
+    """By today's code: of five losses, whose scores stand beside the page."""
+    monkeypatch.setattr(Picture, "png", lambda self: b"")
+    monkeypatch.setattr(Picture, "svg", lambda self: b"")
+    script = runpy.run_path(str(ROOT / "docs" / "report_page.py"))
+    study = ROOT / "benchmarks" / "isic2017" / "five_losses.yaml"
+    text = script["again"](study, "isic2017_five", "/data/ISIC2017_training", tmp_path)
+    page = (ROOT / "docs" / "reports" / "isic2017_five.md").read_text(encoding="utf-8")
+    assert page.startswith(text)
+    assert page.removeprefix(text).strip().startswith("[The scores of all cases")
 
 
 def test_every_public_name_is_in_the_reference():

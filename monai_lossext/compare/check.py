@@ -7,6 +7,7 @@ import json
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ from monai_lossext.bundle_folders import named_bundle
 from monai_lossext.compare.job import Futility, read_state
 from monai_lossext.compare.metrics import METRICS, TESTED, higher_is_better
 from monai_lossext.compare.plan import (
+    PARTS,
     RESERVED,
     Execution,
     LossChoice,
@@ -39,7 +41,6 @@ from monai_lossext.compare.plan import (
 from monai_lossext.files import replace_file
 from monai_lossext.text import did_you_mean
 
-CASES, TESTING = "validate#dataset#data", "test#dataset#data"  # of a bundle of the model zoo's layout
 FILES_OF_DATA = "data.json"  # in the study's folder: the size of every file of the data set
 DIVISION = "the division into parts"  # beside them: a digest of which file is in which part
 SECTIONS = ("validation", "testing")
@@ -195,11 +196,10 @@ def _check_study(study: Study, write: bool) -> int:
     if write:
         _check_output(study)
     if study.zoo:
-        parts = {"training": "train#dataset#data", "validation": CASES, "testing": TESTING}
-        if (scored := parts[study.section]) not in parser:
+        if (scored := PARTS[study.section]) not in parser:
             raise StudyError(f"--section: {study.bundle.name} has no {scored}; name a --config that lists these cases")
         datalist = {
-            part: list(_build(parser, key, f"--dataset-dir: {key}")) for part, key in parts.items() if key in parser
+            part: list(_build(parser, key, f"--dataset-dir: {key}")) for part, key in PARTS.items() if key in parser
         }
     else:
         datalist = _build(parser, "datalist", "--dataset-dir")
@@ -474,13 +474,17 @@ def _parser(
     parser = ConfigParser({})
     inline = inline or {}
     try:
-        for path in files:
-            content = deepcopy(inline[path]) if path in inline else ConfigParser.load_config_file(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Duplicate key")  # of which MONAI takes the last
+            contents = [
+                deepcopy(inline[path]) if path in inline else ConfigParser.load_config_file(path) for path in files
+            ]
+        for path, content in zip(files, contents, strict=True):
             if not isinstance(content, dict):
                 raise ValueError(f"{path.name} holds no config keys")
             for key, value in content.items():
                 merge_kv(parser, key, value)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, UserWarning) as error:
         raise StudyError(f"cannot read the config files {', '.join(map(str, files))}: {error}") from error
     # Values are read as the command line of monai.bundle reads them.
     for key, value in (values or {}).items():

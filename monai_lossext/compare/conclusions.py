@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from monai_lossext.compare.metrics import metric_name
@@ -65,9 +66,9 @@ def _of_losses(pairs: list[Comparison], metric: str, losses: list[str]) -> list[
 def _by_margin(pairs: list[Comparison], metric: str, margin: float) -> list[str]:
     """Say of every pair what its interval says about a margin within which losses count as equivalent."""
     verdicts: dict[str, list[str]] = {}
-    for pair in pairs:
+    for pair in sorted(pairs, key=lambda pair: -abs(pair.difference)):
         verdicts.setdefault(margin_verdict(pair, margin), []).append(
-            f"{pair.better} against {pair.worse} ({interval(pair, pair.better)})"
+            f"{pair.better} against {pair.worse}, {interval(pair, pair.better)}"
         )
     settled = [f"better by more than {margin:g}", f"equivalent within {margin:g}"]
     order = sorted(verdicts, key=lambda verdict: (verdict not in settled, verdict not in settled[:1]))
@@ -89,9 +90,27 @@ def margin_verdict(pair: Comparison, margin: float) -> str:
 def interval(pair: Comparison, first: str = "") -> str:
     """Write the mean difference of a pair with its interval, as first - second or as that of `first` over the other."""
     sign = -1 if first == pair.second else 1
-    low, high = sorted((sign * pair.low, sign * pair.high))
-    digits = 4 if max(abs(low), abs(high)) < 1 else 2
-    return f"{sign * pair.difference:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return with_interval(sign * pair.difference, sign * pair.low, sign * pair.high)
+
+
+def with_interval(value: float, *ends: float) -> str:
+    """Write a difference with its interval, whichever end is the lower one; without it where it is NaN.
+
+    >>> with_interval(0.01, 0.03, -0.01), with_interval(0.01, float("nan"), float("nan"))
+    ('+0.0100 (-0.0100 to +0.0300)', '+0.0100')
+    """
+    low, high = sorted(ends)
+    digits = 2 if max(abs(low), abs(high)) >= 1 else 4
+    return f"{value:+.{digits}f}" + ("" if math.isnan(low) else f" ({low:+.{digits}f} to {high:+.{digits}f})")
+
+
+def number(value: float, form: str = ".4f") -> str:
+    """Write a number; one that is unknown as a dash.
+
+    >>> number(0.5), number(float("nan"))
+    ('0.5000', '–')
+    """
+    return "–" if math.isnan(value) else format(value, form)
 
 
 def _of_networks(pairs: list[Comparison], metric: str, losses: list[str], among: int) -> list[str]:

@@ -18,11 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
-from monai_lossext.compare.conclusions import format_p
+from monai_lossext.compare.conclusions import format_p, with_interval
 from monai_lossext.compare.metrics import FOREGROUND, higher_is_better, metric_name
 from monai_lossext.compare.plan import safe_name
 from monai_lossext.compare.results import Results
@@ -89,12 +89,14 @@ def forest_plot(results: Results) -> Picture:
     """Draw the mean difference of pairs of losses with its interval, largest first, and that of each seed as a point.
 
     All pairs, or those with the baseline where there are more than MOST_PAIRS. With one training each the intervals are
-    those of the trained networks, over the cases.
+    those of the trained networks, over the cases; where others were trained more often, such pairs are left out.
     """
-    pairs, counted = results.comparisons, results.counts_trainings
+    counted = results.counts_trainings
+    pairs = [pair for pair in results.comparisons if pair.counts_trainings or not counted]
     baseline = results.study.label(results.study.baseline)
+    which = "of losses that were trained more than once"
     if len(pairs) > MOST_PAIRS and (with_baseline := [p for p in pairs if baseline in (p.first, p.second)]):
-        pairs = with_baseline
+        pairs, which = with_baseline, f"with {baseline}"
     pairs = sorted(pairs, key=lambda pair: -abs(pair.difference if counted else pair.shift))
     means = {
         loss: rows.groupby("seed")[results.primary].mean() for loss, rows in results.cases.groupby("loss", sort=False)
@@ -115,7 +117,7 @@ def forest_plot(results: Results) -> Picture:
         if counted:
             single = (means[better] - means[other]).dropna()
             axes.plot(single, [place + 0.24] * len(single), ".", color="black", markersize=4)
-        told.append(f"{better} over {other} {middle:+.4f} ({low:+.4f} to {high:+.4f})")
+        told.append(f"{better} over {other} {with_interval(middle, low, high)}")
     axes.axvline(0, color="black", linewidth=0.8)
     if results.study.margin is not None:
         axes.axvspan(-results.study.margin, results.study.margin, color="#e4e4e4", zorder=0)
@@ -130,7 +132,7 @@ def forest_plot(results: Results) -> Picture:
     else:
         what = "Shifts between the trained networks (not the losses, trained once each) with intervals over the cases"
     margin = " Grey: the margin." if results.study.margin is not None else ""
-    few = "" if len(pairs) == len(results.comparisons) else f" Pairs with {baseline}; the table has all."
+    few = "" if len(pairs) == len(results.comparisons) else f" Pairs {which}; the table has all."
     caption = f"{what}. Blue: the interval leaves out 0.{margin}{few}"
     return Picture("differences", caption, f"Differences of pairs: {'; '.join(told)}.", figure)
 
@@ -315,7 +317,9 @@ def object_size(results: Results, metric: str) -> Picture:
     positive = bins[FOREGROUND] > 0
     if positive.all() and bins[FOREGROUND].max() > 20 * bins[FOREGROUND].min():
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda percent, _: f"{percent:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="object size, % of the image (median of each tenth)", ylabel=f"mean {metric_name(metric)}")
     figure.legend(loc="outside lower center", ncols=2)
     caption = (

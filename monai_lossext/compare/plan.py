@@ -22,6 +22,9 @@ RESERVED = frozenset(
     ("bundle_root", "dataset_dir", "epochs", "initial_weights", "loss", "output_dir", "resume", "section", "seed")
 ) | {"skip_bad"}
 
+# Where a bundle of the model zoo's layout lists its cases.
+PARTS = {"training": "train#dataset#data", "validation": "validate#dataset#data", "testing": "test#dataset#data"}
+
 LossItem = str | dict[str, Any]  # one loss, as a study file names it
 
 
@@ -305,8 +308,8 @@ class Run:
         study = self.study
         files = [path for path in (study.bundle / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json")]
         shared = [path for path in files if (path.parent.name != "loss" and path.suffix != ".json") or study.zoo]
-        contents = [yaml.safe_load(path.read_bytes()) for path in (*sorted(shared), *study.configs)]
-        contents.append(self.loss.config or yaml.safe_load(self.loss.overlay.read_bytes()))
+        contents = [read_config(path) for path in (*sorted(shared), *study.configs)]
+        contents.append(self.loss.config or read_config(self.loss.overlay))
         settings = {
             "bundle": study.bundle.name,
             "config_files_sha256": _digest(contents),
@@ -358,8 +361,9 @@ def has_engines(bundle: Path) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a config file, YAML or JSON, which is YAML too."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    """Read a config file, YAML or JSON, which is no YAML where it has numbers such as 1e-05."""
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     return content if isinstance(content, dict) else {}
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
 from monai_lossext import __version__
 from monai_lossext.compare.conclusions import stopped_runs, trainings
 from monai_lossext.compare.job import read_state
 from monai_lossext.compare.metrics import metric_name
-from monai_lossext.compare.plan import Run
+from monai_lossext.compare.plan import Run, read_config
 from monai_lossext.compare.results import Results
 from monai_lossext.compare.status import environments, versions
 
@@ -72,7 +70,7 @@ def losses(results: Results) -> list[tuple[str, str, str, str]]:
         runs = [run for run in results.study.runs() if run.loss == loss]
         stages = [state["training"] for run in runs if "training" in (state := read_state(run.folder))]
         epochs, seconds = (sum(stage[name] for stage in stages) for name in ("epochs", "seconds"))
-        config = loss.config or yaml.safe_load(loss.overlay.read_text(encoding="utf-8")) or {}
+        config = loss.config or read_config(loss.overlay)
         rate = [f"learning_rate={loss.learning_rate:g}"] if loss.learning_rate is not None else []
         rows.append(
             (
@@ -107,9 +105,10 @@ def methods_text(results: Results) -> str:
     else:
         text += "With one training each, no claim is made about losses. "
     text += "".join(f"{sentence} " for sentence in stopped_runs(results))
+    monai = versions(study).get("monai")
     return text + (
         "Trained networks were compared on the cases by the two-sided Wilcoxon signed-rank test with Holm's correction."
-        f" Computed with monai_lossext {__version__} and MONAI {versions(study).get('monai', '')}."
+        f" Computed with monai_lossext {__version__}{f' and MONAI {monai}' if monai else ''}."
     )
 
 
@@ -120,7 +119,7 @@ def bibtex() -> str:
 
 def _config(run: Run) -> dict[str, Any]:
     path = run.folder / "config.yaml"
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    return read_config(path) if path.is_file() else {}
 
 
 def _shown(value: Any) -> str:

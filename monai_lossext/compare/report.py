@@ -18,7 +18,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from monai_lossext.compare.conclusions import findings, format_p, interval, limits, margin_verdict, method, ranking
+from monai_lossext.compare.conclusions import (
+    findings,
+    format_p,
+    interval,
+    limits,
+    margin_verdict,
+    method,
+    number,
+    ranking,
+    with_interval,
+)
 from monai_lossext.compare.figures import (
     box_plot,
     can_be_drawn,
@@ -42,6 +52,7 @@ from monai_lossext.text import printable
 
 COLUMNS = 6  # metrics side by side: what fits a printed page
 LEAST_CASES_FOR_SIZES = 20  # fewer than two cases a tenth say nothing about sizes
+NO_OUTLINES = "Outlines are not drawn: the evaluation of this bundle does not tell where the pictures are."
 
 
 class SummaryRow(NamedTuple):
@@ -81,8 +92,8 @@ def write_report(results: Results) -> Path:
     if undrawn:
         names = "; ".join(f"{safe_name(label)} is {label}" for label in undrawn)
         notes.append(f"No font of this machine can draw these names, for which others stand in the figures: {names}.")
-    curves = [learning_curves(results), loss_curves(results)]
-    forest = [forest_plot(results)] if results.comparisons else []
+    curves = [] if results.histories.empty else [learning_curves(results), loss_curves(results)]
+    forest = [forest_plot(results)] if max((pair.n for pair in results.comparisons), default=0) > 1 else []
     verdicts = [significance_matrix(results)] if results.comparisons else []
     defined = [metric for metric in results.metrics if results.cases[metric].notna().any()]
     distributions = [plot(results, metric) for metric in defined for plot in (box_plot, density_plot)]
@@ -93,10 +104,13 @@ def write_report(results: Results) -> Path:
         notes.append(f"Scores by object size are not drawn: that takes {LEAST_CASES_FOR_SIZES} cases or more.")
     else:
         sizes.append(object_size(results, "dice" if "dice" in defined else results.primary))
+    outlines = []
     try:
-        outlines = list(overlays(results))
+        if results.cases[["image", "label"]].all(axis=None):
+            outlines = list(overlays(results))
+        else:
+            notes.append(NO_OUTLINES)
     except OSError as error:  # the pictures may have been moved since the training; all else can still be told
-        outlines = []
         notes.append(f"The outlines could not be drawn: {error}")
     data = {}
     for picture in [*forest, *verdicts, *curves, *distributions, *sizes, *outlines]:
@@ -111,6 +125,7 @@ def write_report(results: Results) -> Path:
     context = {
         "study": study,
         "results": results,
+        "title": title(results),
         "cases": results.cases["case"].nunique(),
         "tested": metric_name(results.primary),
         "start": start(study),
@@ -126,6 +141,7 @@ def write_report(results: Results) -> Path:
         "spreads": {loss: spread(values) for loss, values in training_means(results.cases, results.primary).items()},
         "verdict": verdict,
         "interval": interval,
+        "with_interval": with_interval,
         "findings": findings(results),
         "without": [*results.failed, *results.stopped],
         "limits": limits(results),
@@ -157,6 +173,7 @@ def write_report(results: Results) -> Path:
     )
     environment.filters |= {
         "p": _p,
+        "number": number,
         "metric": _directed,
         "breakable": _breakable,
         "md": as_markdown,
@@ -164,6 +181,15 @@ def write_report(results: Results) -> Path:
     for name in ("report.md", "report.html"):
         replace_file(folder / name, environment.get_template(name).render(context))
     return folder / "report.html"
+
+
+def title(results: Results) -> str:
+    """Return a title that tells the reports of several studies apart."""
+    study = results.study
+    counts = {"loss": len(results.losses), "seed": len(study.seeds), "epoch": study.epochs}
+    endings = {"loss": "es", "seed": "s", "epoch": "s"}
+    told = [f"{count} {name}{endings[name] if count != 1 else ''}" for name, count in counts.items()]
+    return f"Which loss? {study.bundle.name}: {', '.join(told)}"
 
 
 def start(study: Study) -> str:
@@ -193,8 +219,8 @@ def summary_rows(results: Results) -> list[SummaryRow]:
         cells, marks = {}, {}
         for metric in results.metrics:
             n, mean, error = summary.loc[(loss, metric), ["n", "mean", "standard_error"]]
-            digits = 3 if higher_is_better(metric) else 2  # of millimetres, pixels and millilitres
-            cells[metric] = f"{mean:.{digits}f} ± {error:.{digits}f}" if n else "n/a"
+            digits = 3 if summary.xs(metric, level="metric")["mean"].max() <= 1 else 2  # as of millimetres and pixels
+            cells[metric] = f"{mean:.{digits}f} ± {number(error, f'.{digits}f')}" if n else "n/a"
             if 0 < n < cases:  # a metric may be undefined for some cases, which must not pass unseen
                 cells[metric] += f" (n = {n:.0f})"
             ranked = rankings.get(metric)

@@ -137,7 +137,7 @@ def verify(study: Study, say: Callable[[str], object], tried: dict[str, dict[str
 
 def main() -> None:
     """Train, validate and print."""
-    from monai_lossext.compare.zoo import CASES, EVALUATOR, TRAINER, parse
+    from monai_lossext.compare.zoo import EVALUATOR, TRAINER, parse
     from monai_lossext.engines import end_with_cause
 
     end_with_cause()
@@ -146,7 +146,7 @@ def main() -> None:
     written = watch_writing(Path(folder), root)
     parser, own = parse(arguments)
     batches = shorten(parser, "train", BATCHES)
-    cases = shorten(parser, CASES.partition("#")[0], 1)
+    cases = shorten(parser, "validate", 1)
     if not own:
         parser.get_parsed_content("initialize") if "initialize" in parser else None
     trainer, evaluator = (parser.get_parsed_content(key) for key in (TRAINER, EVALUATOR))

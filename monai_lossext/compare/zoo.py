@@ -26,13 +26,13 @@ from monai.engines import Workflow
 from monai.utils import set_determinism
 from torch import Tensor
 
+from monai_lossext.compare.plan import PARTS
 from monai_lossext.engines import end_with_cause
 from monai_lossext.files import replace_file
 from monai_lossext.handlers import EpochSeed, RunCheckpoints, RunHistory, picture_metrics, volume_metrics
 from monai_lossext.scripts.weights import read_weights
 
-TRAINER, EVALUATOR, CASES = "train#trainer", "validate#evaluator", "validate#dataset#data"
-TESTING = "test#dataset#data"
+TRAINER, EVALUATOR = "train#trainer", "validate#evaluator"
 OWN = ("run_folder", "seed", "section", "resume")  # of the command line, beside the bundle's keys
 
 
@@ -96,11 +96,11 @@ def train(parser: ConfigParser, folder: Path, seed: int, resume: bool) -> None:
 def evaluate(parser: ConfigParser, folder: Path, section: str) -> None:
     """Score the best weights case by case."""
     if section == "testing":
-        parser[CASES] = parser.get_parsed_content(TESTING)
+        parser[PARTS["validation"]] = parser.get_parsed_content(PARTS["testing"])
     evaluator = parser.get_parsed_content(EVALUATOR)
     evaluator.network.load_state_dict(read_weights(folder / "models" / "best.pt"))
     rows: list[dict[str, Any]] = []
-    names = [case_name(item) for item in parser.get_parsed_content(CASES)]
+    names = [case_name(item) for item in parser.get_parsed_content(PARTS["validation"])]
     evaluator.add_event_handler(Events.ITERATION_COMPLETED, scorer(names, rows))
     evaluator.run()
     (folder / "evaluation").mkdir(exist_ok=True)

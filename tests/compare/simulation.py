@@ -50,6 +50,10 @@ class Verdicts(NamedTuple):
         """(studies, pairs), whether a difference is claimed."""
         return abs(self.difference) > self.half
 
+    def best(self, losses: int) -> NDArray[np.int64]:
+        """(studies,), the loss with the best mean; the first pairs are those of the first loss."""
+        return np.pad(-self.difference[:, : losses - 1], ((0, 0), (1, 0))).argmax(axis=1)
+
     def worse(self, losses: int) -> NDArray[np.bool_]:
         """(studies, losses, losses), whether the row's loss is claimed to be worse than the column's."""
         table = np.zeros((len(self.half), losses, losses), dtype=bool)

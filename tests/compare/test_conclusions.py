@@ -105,6 +105,21 @@ def test_margins(results: Callable[..., Results], effect: float, spread: float, 
     assert "no difference" not in text.lower()
 
 
+def test_the_largest_differences_are_told_first(results: Callable[..., Results]) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (3, 2, 60))
+    levels = {"SoftDiceLoss": 0.0, "MatthewsCorrelationLoss": 0.05, "monai_dice": 0.2}
+    networks = [
+        {loss: BASE + level + noise[i, seed] for i, (loss, level) in enumerate(levels.items())} for seed in (0, 1)
+    ]
+    (text,) = findings(results(*networks, margin=0.01))
+    order = re.findall(r"(\w+) against (\w+), \+0\.\d{4} \(", text)
+    assert order == [
+        ("monai_dice", "SoftDiceLoss"),
+        ("monai_dice", "MatthewsCorrelationLoss"),
+        ("MatthewsCorrelationLoss", "SoftDiceLoss"),
+    ]
+
+
 def test_correction_decides_and_not_the_raw_p_value(results: Callable[..., Results]) -> None:
     step = np.arange(1, 11) * np.where(np.isin(np.arange(10), (0, 4)), -0.01, 0.01)  # 1 and 5 are the negative ranks
     close = {"SoftDiceLoss": 0.5 + 0 * step, "monai_dice": 0.5 + step / 2, "MatthewsCorrelationLoss": 0.5 + step}

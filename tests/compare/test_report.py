@@ -14,9 +14,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from monai_lossext.compare.figures import COLOURS, box_plot, forest_plot, overlays, significance_matrix
+from monai_lossext.compare.figures import COLOURS, box_plot, forest_plot, object_size, overlays, significance_matrix
 from monai_lossext.compare.plan import Study, StudyError
 from monai_lossext.compare.report import secondary_rows, summary_rows, write_report
+from monai_lossext.compare.report import title as report_title
 from monai_lossext.compare.results import Results, read_results
 from monai_lossext.compare.run import Outcome, run_study
 
@@ -234,6 +235,25 @@ def test_pictures_that_were_moved_cost_only_the_outlines(study_results: Callable
     assert len(page.images) == 4 + 2 * len(METRICS)
 
 
+def test_pictures_that_the_bundle_does_not_name_are_no_error(study_results: Callable[..., Results]) -> None:
+    """As those of the model zoo's layout, which say nowhere where a case lies."""
+    results = study_results()
+    page = Page(write_report(replace(results, cases=results.cases.assign(image="", label=""))).read_text("utf-8"))
+    assert "Outlines are not drawn: the evaluation of this bundle does not tell where the pictures are." in page.text
+    assert "Errno" not in page.text
+
+
+def test_titles_tell_reports_apart(study_results: Callable[..., Results], tmp_path: Path) -> None:
+    results = study_results("SoftDiceLoss,mcc,monai_dice", seeds=(0, 1))
+    path = write_report(results)
+    html = path.read_text(encoding="utf-8")
+    title = "Which loss? bundle: 3 losses, 2 seeds, 3 epochs"
+    assert f"<title>{title}</title>" in html
+    assert f"<h1>{title}</h1>" in html
+    assert path.with_suffix(".md").read_text(encoding="utf-8").startswith(f"# {title}\n")
+    assert title != report_title(study_results("SoftDiceLoss", output=tmp_path / "other"))
+
+
 def test_marks_are_those_of_the_rankings(study_results: Callable[..., Results]) -> None:
     results = study_results("SoftDiceLoss,mcc,monai_dice", seeds=(0, 1, 2))
     for row in summary_rows(results):
@@ -266,6 +286,19 @@ def test_scores_by_object_size_are_drawn_where_sizes_are_known(study_results: Ca
         assert f"{loss} {score:.3f} to {score:.3f}" in alt
 
 
+def test_sizes_of_very_different_objects_have_a_readable_axis(study_results: Callable[..., Results]) -> None:
+    """On a logarithmic axis matplotlib writes mathematics, which here would stand as it is."""
+    results = study_results()
+    sizes = results.cases.groupby("loss").cumcount().map(lambda i: 0.001 * 1.6**i)
+    axes = object_size(replace(results, cases=results.cases.assign(foreground=sizes)), "dice").figure.axes[0]
+    axes.figure.canvas.draw()
+    assert axes.get_xscale() == "log"
+    low, high = axes.get_xlim()
+    shown = [label for label in axes.get_xticklabels(which="both") if low <= label.get_position()[0] <= high]
+    assert 3 <= len([label for label in shown if label.get_text()]) <= 10
+    assert all(re.fullmatch(r"[0-9.]*", label.get_text()) for label in shown)
+
+
 def test_distances_are_marked_as_lower_is_better(study_results: Callable[..., Results]) -> None:
     results = study_results()
     cases = results.cases.rename(columns={"dice": "hausdorff95_px"})
@@ -273,6 +306,14 @@ def test_distances_are_marked_as_lower_is_better(study_results: Callable[..., Re
     assert "95 % Hausdorff distance (pixels) ↓" in page.text
     (row,) = secondary_rows(replace(results, cases=cases, metrics=["jaccard", "hausdorff95_px"]))
     assert row.best == "SoftDiceLoss"  # whose values, here really its Dice coefficients, are lower
+
+
+def test_a_small_error_has_digits_that_tell_losses_apart(study_results: Callable[..., Results]) -> None:
+    results = study_results()
+    cases = results.cases.rename(columns={"dice": "ece"}).assign(hausdorff_px=12.3456)
+    first, _ = summary_rows(replace(results, cases=cases, metrics=["jaccard", "ece", "hausdorff_px"]))
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", first.cells["ece"])
+    assert first.cells["hausdorff_px"] == "12.35 ± 0.00"
 
 
 def test_folds_are_told_apart(study_results: Callable[..., Results]) -> None:
@@ -344,7 +385,10 @@ def test_the_answer_comes_first_and_the_settings_are_told(study_results: Callabl
     page = Page(html)
     assert str(page.images[0]["alt"]).startswith("Differences of pairs: MatthewsCorrelationLoss over SoftDiceLoss +")
     assert html.index("<img") < html.index("<table")
-    assert "prefers-color-scheme: dark" in html
+    assert "@media screen and (prefers-color-scheme: dark)" in html  # paper is never dark
+    assert (
+        "@media print { :root { color-scheme: light; } details::details-content { content-visibility: visible;" in html
+    )
     assert [tag for tag, _ in page.tags].count("details") == 5
     markdown = path.with_name("report.md").read_text(encoding="utf-8").replace("\\", "")
     for text in (page.text, " ".join(markdown.split())):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import re
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +18,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from monai_lossext.cli import app
+from monai_lossext.compare import job as job_module
 from monai_lossext.compare import run as run_module
 from monai_lossext.compare.conclusions import findings, limits
-from monai_lossext.compare.figures import can_be_drawn, significance_matrix
+from monai_lossext.compare.figures import Picture, can_be_drawn, significance_matrix
 from monai_lossext.compare.job import Job, do_job
 from monai_lossext.compare.plan import Study, StudyError
+from monai_lossext.compare.report import write_report
 from monai_lossext.compare.results import Results, read_results
 from monai_lossext.compare.run import run_study, write_study
 from monai_lossext.compare.study_file import read_study_file
 from monai_lossext.compare.terminal import TerminalWatcher
+from monai_lossext.files import replace_file
 
 from .conftest import Recorder
 
@@ -67,6 +73,19 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     file.write_text("bundle: a\nepochs: 3\nepochs: 4\n", encoding="utf-8")
     with pytest.raises(StudyError, match=r"study\.yaml: cannot be read: epochs stands there twice .* line 3"):
         read_study_file(file)
+
+
+def test_a_key_that_stands_twice_in_a_config_is_refused_too(
+    plan: Callable[..., Study], write_overlay: Callable[..., Path], bundle: Path
+) -> None:
+    write_overlay("mcc").write_text("loss: {skill: 0.3, fail: ''}\nloss: {skill: 9}\n", encoding="utf-8")
+    with pytest.raises(StudyError, match=r"cannot read the config files .*mcc\.yaml: Duplicate key: `loss`"):
+        plan()
+    write_overlay("mcc")
+    with (bundle / "configs" / "train.yaml").open("a", encoding="utf-8") as file:
+        file.write("epochs: 7\n")
+    with pytest.raises(StudyError, match="Duplicate key: `epochs`"):
+        plan()
 
 
 @pytest.mark.parametrize("option", ["metrics", "primary"])
@@ -121,6 +140,45 @@ def test_a_full_disk_is_a_message(
     assert result.output.splitlines()[-1] == "error: [Errno 28] No space left on device"
 
 
+def test_a_disk_that_is_full_fails_the_run_and_not_the_study(
+    plan: Callable[..., Study], watcher: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the process that trains nothing can be written down of it: it is told all the same, and the others go on."""
+    study = plan("SoftDiceLoss,mcc", seeds=(0, 1))
+    full = study.runs()[1].folder
+    save = job_module.save_state
+
+    def save_state(folder: Path, state: dict[str, object]) -> None:
+        if folder == full:
+            raise OSError(28, "No space left on device")
+        save(folder, state)
+
+    monkeypatch.setattr(job_module, "save_state", save_state)
+    monkeypatch.setattr(run_module, "save_state", save_state)
+    outcomes = run_study(study, watcher)
+    assert [outcome.error for outcome in outcomes] == ["", "OSError: [Errno 28] No space left on device", "", ""]
+    page = write_report(read_results(study, outcomes)).read_text(encoding="utf-8")
+    assert "MatthewsCorrelationLoss, seed 0</strong>: OSError: [Errno 28] No space left on device" in page
+
+
+def test_half_a_file_does_not_stay_on_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("old", encoding="utf-8")
+    with pytest.raises(OSError, match="File too large"), at_most(1000):
+        replace_file(tmp_path / "scores.csv", "x" * 5000)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+@contextmanager
+def at_most(size: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a disk without room; the signal is one that Python ignores."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_seed_that_failed_is_not_counted(plan: Callable[..., Study], watcher: Recorder) -> None:
     study = plan("SoftDiceLoss,mcc", seeds=(0, 1, 2))
     outcomes = run_study(study, watcher)
@@ -140,6 +198,38 @@ def test_one_loss_and_one_case_are_told(plan: Callable[..., Study], watcher: Rec
     assert findings(one) == ["The losses have one case in common, from which nothing can be said about others."]
     alone = replace(results, cases=results.cases[results.cases["loss"] == "SoftDiceLoss"])
     assert "nothing was compared" in findings(alone)[0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "seeds", "cases", "missing"),
+    [(1, 3, 20, 0), (1, 1, 1, 0), (2, 1, 1, 0), (3, 2, 1, 0), (2, 1, 5, 0), (3, 3, 20, 2), (29, 2, 20, 1)],
+)
+def test_a_report_of_little_has_no_holes(
+    plan: Callable[..., Study], monkeypatch: pytest.MonkeyPatch, losses: int, seeds: int, cases: int, missing: int
+) -> None:
+    """One loss, one case, runs that are missing, 29 losses with names that no font has: what is unknown is a dash."""
+    names = [f"损失函数 {i}" for i in range(losses)]
+    study = plan([{"_target_": "torch.nn.L1Loss", "name": name} for name in names], seeds=tuple(range(seeds)))
+    generator = np.random.default_rng(0)
+    runs = [(name, seed) for name in names for seed in range(seeds)][: losses * seeds - missing]
+    scores = pd.concat(
+        pd.DataFrame(
+            {"loss": name, "seed": seed, "case": [f"病例 {i}" for i in range(cases)], "image": "", "label": ""}
+        ).assign(
+            mask="", jaccard=generator.beta(4, 2, cases), hausdorff95_px=np.nan, foreground=generator.random(cases)
+        )
+        for name, seed in runs
+    )
+    epochs = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.0, 0.5], "val_jaccard": [0.1, 0.2]})
+    histories = pd.concat(epochs.assign(loss=name, seed=seed) for name, seed in runs)
+    if losses > 3:
+        monkeypatch.setattr(Picture, "png", lambda self: b"")  # drawn elsewhere
+    path = write_report(Results(study, scores, histories, ["jaccard", "hausdorff95_px"], []))
+    for text in (path.read_text(encoding="utf-8"), path.with_suffix(".md").read_text(encoding="utf-8")):
+        assert not re.search(r"(?<![a-z/+])[+-]?nan(?![a-z])", re.sub(r"base64,[^\"]+", "", text))
+        assert all(f"损失函数 {i}" in text for i in range(losses))
+    if missing == 2:
+        assert "Pairs of losses that were trained more than once; the table has all." in text
 
 
 def test_without_a_terminal_lines_tell_how_a_training_goes_on(plan: Callable[..., Study]) -> None:

@@ -280,7 +280,7 @@ def test_folds_are_pooled_and_seeds_averaged() -> None:
     assert asdict(one) == pytest.approx(asdict(other), nan_ok=True)
     noise = np.random.default_rng(0).normal(0, 0.01, len(whole))
     both = pd.concat([folds.assign(seed=s, jaccard=folds["jaccard"] + sign * noise) for s, sign in ((0, 1), (1, -1))])
-    pytest.approx(case_scores(both, "jaccard").to_numpy(), case_scores(whole, "jaccard").to_numpy())
+    assert case_scores(both, "jaccard").to_numpy() == pytest.approx(case_scores(whole, "jaccard").to_numpy())
     assert summarise(both, ["jaccard"])["n"].tolist() == [10, 10]
     assert compare_pairs(both, "jaccard")[0].n == 10
 

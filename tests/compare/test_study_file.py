@@ -90,6 +90,7 @@ def study_file(bundle: Path, pictures: Path, tmp_path: Path) -> Callable[..., Pa
         ({"split_file": "no.yaml"}, "split_file: there is no file"),
         ({"configs": ["no.yaml"]}, "configs: there is no file"),
         ({"dataset_dir": "nowhere"}, "dataset_dir: there is no folder"),
+        ({"bundle": "../nowhere"}, "nowhere is not a bundle that can be compared, it has no configs/train.yaml"),
         ({"skip_bad": "yes please"}, "skip_bad: expected true or false, got 'yes please'"),
         ({"overrides": {"lerning_rate": 1}}, "overrides: lerning_rate is not in the bundle's train.yaml; did you mean"),
         ({"overrides": {"initial_weights": "x"}}, "overrides: initial_weights is set by the study itself"),

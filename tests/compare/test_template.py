@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,27 @@ def test_it_is_short() -> None:
     assert files == ["evaluate.yaml", "train.yaml"]
     lines = [line for name in files for line in (TEMPLATE / "configs" / name).read_text().splitlines()]
     assert sum(bool(line.strip()) and not line.startswith("#") for line in lines) <= 40
+
+
+@pytest.mark.slow
+def test_a_bundle_that_ignores_the_seed_is_refused_before_the_first_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It uses the key: only a few batches show that nothing depends on it."""
+    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
+    volumes(tmp_path / "data", 10, images="images", labels="labels")
+    shutil.copytree(TEMPLATE, tmp_path / "mine")
+    train = tmp_path / "mine" / "configs" / "train.yaml"
+    text = train.read_text(encoding="utf-8")
+    assert text.count("set_determinism(@seed)") == text.count("seed: '@seed'") == 1
+    text = text.replace("set_determinism(@seed)", "set_determinism(0 * @seed)")
+    train.write_text(text.replace("seed: '@seed'", "seed: $0 * @seed"), encoding="utf-8")
+    options = ["--bundle", tmp_path / "mine", "--dataset-dir", tmp_path / "data", "--output", tmp_path / "study"]
+    options += ["--losses", "SoftDiceLoss", "--seeds", 2, "--epochs", 2, "--override", "patch=[8,8,8]"]
+    done = CliRunner().invoke(app, list(map(str, ["compare", *options])))
+    assert done.exit_code == 2, done.output
+    assert "are the same to the last digit: the seeds of the study would change nothing in mine" in done.output
+    assert not (tmp_path / "study" / "runs").exists()
 
 
 @pytest.mark.slow

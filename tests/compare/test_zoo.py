@@ -197,6 +197,16 @@ def compare(bundle: Path, data: Path, output: Path, *options: object) -> Result:
     return CliRunner().invoke(app, list(map(str, command)))
 
 
+def test_small_numbers_of_json_are_numbers(tmp_path: Path, data: Path) -> None:
+    """1e-05 is one in JSON, as the zoo's bundles write it, and text in YAML, which their own loss would be given."""
+    config = zoo_config(data)
+    config["loss"]["smooth_nr"] = 1e-05
+    bundle = write(tmp_path / "spleen", config, "json")
+    assert '"smooth_nr": 1e-05' in (bundle / "configs" / "train.json").read_text(encoding="utf-8")
+    (own,) = plan_study(bundle, ["bundle"], data, tmp_path / "study").runs()
+    assert merged_config(own)["loss"] == config["loss"]
+
+
 def test_json_and_yaml_are_trained_alike(tmp_path: Path, data: Path) -> None:
     bundles = [write(tmp_path / ending / "spleen", zoo_config(data), ending) for ending in ("json", "yaml")]
     runs = [plan_study(bundle, ["mcc"], data, tmp_path / "study").runs()[0] for bundle in bundles]
