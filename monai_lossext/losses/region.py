@@ -198,16 +198,17 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
         Raises:
             ValueError: when a value was out of range in another process.
         """
-        values = [x for x in sums.values[: 5 + len(EXTRA[self.extra])]]
-        if reading.classes is not None:
-            values = [x * reading.classes for x in values]
+        first = 1 if not self.include_background and reading.channels > 1 else 0
+        values, classes = sums.values[: 5 + len(EXTRA[self.extra])], reading.classes
+        if first:
+            values, classes = [x[:, first:] for x in values], None if classes is None else classes[:, first:]
+        if classes is not None:
+            values = [x * classes for x in values]
         if self.batch:
             values = [x.sum(0, keepdim=True) for x in values]
         if sums.bad is not None:
-            together, bad = total_over_processes(torch.stack(values), sums.bad, self.group)
+            together, bad = total_over_processes(torch.stack(tuple(values)), sums.bad, self.group)
             values = list(checks.settle(reading, bad, together).unbind())
-        if not self.include_background and reading.channels > 1:
-            values = [x[:, 1:] for x in values]
         return Counts.of(values, self.extra)
 
     def per_class(self, counts: Counts) -> Tensor:
@@ -718,8 +719,7 @@ def _one_minus_matthews(counts: Counts, smooth: float) -> Tensor:
     tp, tn, fp, fn = counts.tp + smooth, counts.tn + smooth, counts.fp, counts.fn
     covariance = torch.addcmul(fp * fn, tp, tn, value=-1)  # its negative, which takes one operation less
     spread_p = (tp + fp) * (tn + fn)
-    with torch.no_grad():  # of the reference alone
-        spread_g = (tp + fn) * (tn + fp)
+    spread_g = ((tp + fn) * (tn + fp)).detach()  # of the reference alone
     if smooth > 0:
         return 1 + covariance * (spread_p * spread_g) ** -0.5
     return _one_minus_correlation(-covariance, spread_p, spread_g, fp + fn)

@@ -1,0 +1,273 @@
+"""Arithmetic on the sums of a walk: noted first, then done in one kernel together with its slopes.
+
+A loss is a function of some (B, C) numbers. In torch's operations that is some tens of calls of a device, forth and
+back, each of which takes longer than the arithmetic. So the function is called with numbers that note what becomes of
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .plain import TP
+
+# Operations, and what stands in their line of WORDS: which numbers they take, and whether these have slopes. Instead of
+# numbers, a row holds its kind and first class, what was given its place, a constant its value, a total its axis.
+ROW, GIVEN, CONSTANT, DETACH, SUM, LEAST, SQRT, LOG, EXP = range(9)
+ADD, SUBTRACT, MULTIPLY, DIVIDE, POWER, LESS, AT_MOST, DIFFERENT, WHERE = range(9, 18)
+WORDS = 6
+WITHOUT_SLOPE = (DETACH, LEAST, LESS, AT_MOST, DIFFERENT)
+
+
+class Unknown(AttributeError):
+    """What cannot be noted."""
+
+
+class Program(NamedTuple):
+    """What was noted of a function of sums."""
+
+    lines: tuple[Any, ...]  # WORDS each, the last one of the result
+    width: int  # classes that it takes, the last ones
+    shape: tuple[int, ...]  # of the result, (B or 1, width or 1) or ()
+    dtype: torch.dtype  # of the result
+
+
+class Notes:
+    """What is noted while a function of sums, (KINDS, B, C), is called."""
+
+    def __init__(self, sums: Tensor) -> None:
+        self.lines: dict[tuple[Any, ...], int] = {}
+        self.given: dict[int, Tensor] = {}
+        self.sums = sums
+
+    def rows(self) -> tuple[Any, ...]:
+        """Return the sums by kind, as numbers."""
+        return tuple(self.row(kind, 0) for kind in range(len(self.sums)))
+
+    def row(self, kind: int, first: int) -> Number:
+        """Return a kind of sums from a class on."""
+        batch, channels = self.sums.shape[1:]
+        return Number(self, (ROW, kind, first, 0, False, False), (batch, channels - first), kind >= TP, first)
+
+    def number(self, x: Any) -> Number:
+        """Return a constant or a tensor as a number."""
+        if isinstance(x, Number):
+            return x
+        if not isinstance(x, Tensor):
+            return Number(self, (CONSTANT, float(x), 0, 0, False, False), ())
+        if x.ndim > 2 or x.requires_grad:
+            raise Unknown
+        self.given[id(x)] = x
+        line = GIVEN, list(self.given).index(id(x)), 0, 0, False, False
+        return Number(self, line, (1, *x.shape) if x.ndim == 1 else tuple(x.shape))
+
+    def program(self, found: Any) -> tuple[Program, Tensor | None]:
+        """Return what leads to a number, and what was given, (places, B, width)."""
+        if not isinstance(found, Number):
+            raise Unknown
+        batch, width = self.sums.shape[1], self.sums.shape[2] - (found.first or 0)
+        if any(x.shape[-1:] not in ((), (1,), (width,)) for x in self.given.values()):
+            raise Unknown
+        given = [x.to(self.sums).expand(batch, width) for x in self.given.values()]
+        lines = tuple(word for line in [*self.lines][: found.place + 1] for word in line)
+        return Program(lines, width, found.shape, found.dtype), torch.stack(given) if given else None
+
+
+class Number:
+    """Numbers of samples and classes, (B or 1, C or 1) or (), that are not there yet; refuses what cannot be noted.
+
+    The slopes of a number are by the sums of the same sample and class. A number of all samples, or of all classes, has
+    as many of them, so that it cannot meet numbers of single ones after that.
+    """
+
+    def __init__(
+        self,
+        notes: Notes,
+        line: tuple[Any, ...],
+        shape: tuple[int, ...],
+        slopes: bool = False,
+        first: int | None = None,
+    ) -> None:
+        self.notes, self.shape, self.ndim, self.first = notes, shape, len(shape), first
+        self.line, self.place = line, notes.lines.setdefault(line, len(notes.lines))
+        self.requires_grad, self.device, self.dtype = slopes, notes.sums.device, notes.sums.dtype
+
+    @classmethod
+    def __torch_function__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note one of torch's functions."""
+        rule = RULES.get(function.__name__.strip("_"))
+        if rule is None:
+            raise Unknown
+        return rule(*args, **(kwargs or {}))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method of tensors that can be noted."""
+        if name not in RULES:
+            raise Unknown
+        return partial(RULES[name], self)
+
+    def __getitem__(self, key: Any) -> Number:
+        """Return a row without its first class."""
+        if self.line[0] != ROW or self.first or key != (slice(None), slice(1, None)):
+            raise Unknown
+        return self.notes.row(self.line[1], 1)
+
+    def __bool__(self) -> bool:
+        """Refuse to tell what is not known yet."""
+        raise Unknown
+
+    __float__ = __int__ = __index__ = __len__ = __iter__ = __bool__  # type: ignore[assignment]
+
+
+def note(operation: int, *of: Any, axis: int | None = None) -> Number:
+    """Return the result of an operation on numbers, of which one at least is a :class:`Number`."""
+    notes = next(x.notes for x in of if isinstance(x, Number))
+    numbers = [notes.number(x) for x in of]
+    sizes = [x.shape or (1, 1) for x in numbers]
+    shape = tuple(map(max, zip(*sizes, strict=True)))
+    firsts = {x.first for x in numbers} - {None}
+    slopes = [x.requires_grad and operation not in WITHOUT_SLOPE for x in numbers]
+    fits = all(n in (1, m) for size in sizes for n, m in zip(size, shape, strict=True))
+    if not fits or len(firsts) > 1 or any(s and size != shape for s, size in zip(slopes, sizes, strict=True)):
+        raise Unknown
+    words = [x.place for x in numbers] + ([] if axis is None else [axis])
+    line = operation, *words, *[0] * (3 - len(words)), *slopes[:2], *[False] * (2 - len(slopes))
+    if axis is not None:
+        shape = tuple(1 if i == axis else n for i, n in enumerate(shape))
+    return Number(notes, line, shape if any(x.shape for x in numbers) else (), any(slopes), next(iter(firsts), None))
+
+
+def over(operation: int, x: Any, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Return a total over samples or classes, or over both."""
+    if (dim is not None and not keepdim) or (operation == LEAST and x.requires_grad):
+        raise Unknown
+    for axis in (0, 1) if dim is None else (dim,):
+        if x.shape and x.shape[axis] > 1:
+            x = note(operation, x, axis=axis)
+    return x if dim is not None else Number(x.notes, x.line, (), x.requires_grad, x.first)
+
+
+def power(x: Any, exponent: float) -> Any:
+    """Return a power; in general by a logarithm."""
+    usual = {2: lambda: x * x, 1: lambda: x, 0.5: lambda: note(SQRT, x), -0.5: lambda: note(DIVIDE, 1, note(SQRT, x))}
+    return usual.get(exponent, lambda: note(POWER, x, exponent))()
+
+
+def clamp(x: Any, min: float, max: float = float("inf")) -> Any:
+    """Return numbers held between bounds; NaN stays."""
+    x = note(WHERE, min, x, note(LESS, x, min))
+    return x if max == float("inf") else note(WHERE, max, x, note(LESS, max, x))
+
+
+def log1p(x: Any) -> Any:
+    """Return log(1 + x), of small x too: what 1 + x is off by is made up for."""
+    more = 1 + x
+    return note(WHERE, x * more.log() / (more - 1), x, more != 1)
+
+
+def to(x: Any, like: Any) -> Any:
+    """Return numbers in a type, or that of others."""
+    if isinstance(x, Tensor):
+        return x.to(like.device, like.dtype)
+    found = Number(x.notes, x.line, x.shape, x.requires_grad, x.first)
+    found.dtype = getattr(like, "dtype", like)
+    return found
+
+
+def numel(x: Any) -> int:
+    """Return how many numbers there are."""
+    return x.shape[0] * x.shape[1] if x.shape else 1
+
+
+# by the names of torch's functions and of Python's operators
+RULES: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("add", "radd"), partial(note, ADD)),
+    **dict.fromkeys(("mul", "rmul", "and", "rand"), partial(note, MULTIPLY)),
+    **dict.fromkeys(("truediv", "div"), partial(note, DIVIDE)),
+    "rtruediv": lambda x, y: note(DIVIDE, y, x),
+    "sub": partial(note, SUBTRACT),
+    "rsub": lambda x, y: note(SUBTRACT, y, x),
+    "neg": lambda x: note(MULTIPLY, x, -1),
+    "invert": lambda x: note(SUBTRACT, 1, x),
+    "or": lambda x, y: note(LESS, 0, note(ADD, x, y)),
+    "lt": partial(note, LESS),
+    "le": partial(note, AT_MOST),
+    "gt": lambda x, y: note(LESS, y, x),
+    "ge": lambda x, y: note(AT_MOST, y, x),
+    "ne": partial(note, DIFFERENT),
+    "where": lambda condition, x, y: note(WHERE, x, y, condition),
+    "masked_fill": lambda x, condition, y: note(WHERE, y, x, condition),
+    "minimum": lambda x, y: note(WHERE, y, x, (y < x) | (y != y)),  # of which NaN is one
+    "addcmul": lambda x, y, z, value=1: note(ADD, x, note(MULTIPLY, value, note(MULTIPLY, y, z))),
+    "pow": power,
+    "sqrt": partial(note, SQRT),
+    "log": partial(note, LOG),
+    "exp": partial(note, EXP),
+    "log1p": log1p,
+    "sinh": lambda x: (x.exp() - (-x).exp()) / 2,
+    "softplus": lambda x: log1p(x.exp()),
+    "abs": lambda x: note(WHERE, -x, x, x < 0),
+    "square": lambda x: x * x,
+    "clamp": clamp,
+    "detach": partial(note, DETACH),
+    "sum": partial(over, SUM),
+    "mean": lambda x: over(SUM, x) / numel(x),
+    "any": lambda x, dim, keepdim: over(SUM, x, dim, keepdim) > 0,
+    "all": lambda x, dim, keepdim: over(SUM, 1 - x, dim, keepdim) <= 0,
+    "amin": partial(over, LEAST),
+    "numel": numel,
+    "to": to,
+}
+for name, rule in RULES.items():  # of which those of operators count
+    setattr(Number, f"__{name}__", lambda *args, rule=rule: rule(*args))
+
+# the same in torch's operations
+TORCH: dict[int, Callable[..., Tensor]] = {
+    DETACH: lambda x: x.detach(),
+    SQRT: torch.sqrt,
+    LOG: torch.log,
+    EXP: torch.exp,
+    ADD: torch.add,
+    SUBTRACT: torch.sub,
+    MULTIPLY: torch.mul,
+    DIVIDE: torch.div,
+    POWER: torch.pow,
+    LESS: lambda x, y: (x < y).to(x),
+    AT_MOST: lambda x, y: (x <= y).to(x),
+    DIFFERENT: lambda x, y: (x != y).to(x),
+    WHERE: lambda x, y, condition: torch.where(condition != 0, x, y),
+}
+
+
+def by_torch(program: Program, sums: Tensor, given: Tensor | None) -> Tensor:
+    """Return what a program computes, in torch's operations."""
+    found: list[Tensor] = []
+    for i in range(0, len(program.lines), WORDS):
+        operation, p, q, r = program.lines[i : i + 4]
+        if operation == ROW:
+            found.append(sums[p, :, q:])
+        elif operation == GIVEN:
+            assert given is not None
+            found.append(given[p])
+        elif operation == CONSTANT:
+            found.append(sums.new_full((1, 1), p))
+        elif operation in (SUM, LEAST):
+            found.append(found[p].sum(q, keepdim=True) if operation == SUM else found[p].amin(q, keepdim=True))
+        else:
+            of = (p,) if operation < ADD else (p, q, r) if operation == WHERE else (p, q)
+            found.append(TORCH[operation](*(found[place] for place in of)))
+    return found[-1].reshape(program.shape).to(program.dtype)
+
+
+def noted(function: Callable[[Sequence[Any]], Any], sums: Tensor) -> tuple[Program, Tensor | None] | None:
+    """Return what a function does with sums, (KINDS, B, C), and what it was given besides; None if it does more."""
+    notes = Notes(sums)
+    try:
+        return notes.program(function(notes.rows()))
+    except (Unknown, TypeError):  # some of torch's options; what else is wrong is so without notes too
+        return None
