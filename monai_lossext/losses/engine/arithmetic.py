@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from .plain import TP
 
-# Operations, and what stands in their line of WORDS: which numbers they take, and whether these have slopes. Instead of
-# numbers, a row holds its kind and first class, what was given its place, a constant its value, a total its axis.
+# Operations. Their line of WORDS goes on with the lines of the numbers that they take, and whether two of these have
+# slopes. Of a row there are kind and first class, of what was given place and shape, of a constant its place, and of a
+# total its axis.
 ROW, GIVEN, CONSTANT, DETACH, SUM, LEAST, SQRT, LOG, EXP = range(9)
 ADD, SUBTRACT, MULTIPLY, DIVIDE, POWER, LESS, AT_MOST, DIFFERENT, WHERE = range(9, 18)
 WORDS = 6
@@ -31,7 +33,8 @@ class Unknown(AttributeError):
 class Program(NamedTuple):
     """What was noted of a function of sums."""
 
-    lines: tuple[Any, ...]  # WORDS each, the last one of the result
+    lines: tuple[int, ...]  # WORDS each, the last one of the result
+    constants: tuple[float, ...]
     width: int  # classes that it takes, the last ones
     shape: tuple[int, ...]  # of the result, (B or 1, width or 1) or ()
     dtype: torch.dtype  # of the result
@@ -41,8 +44,9 @@ class Notes:
     """What is noted while a function of sums, (KINDS, B, C), is called."""
 
     def __init__(self, sums: Tensor) -> None:
-        self.lines: dict[tuple[Any, ...], int] = {}
-        self.given: dict[int, Tensor] = {}
+        self.lines: dict[tuple[int, ...], int] = {}
+        self.constants: dict[float, int] = {}
+        self.given: dict[int, tuple[int, Tensor]] = {}
         self.sums = sums
 
     def rows(self) -> tuple[Any, ...]:
@@ -52,30 +56,31 @@ class Notes:
     def row(self, kind: int, first: int) -> Number:
         """Return a kind of sums from a class on."""
         batch, channels = self.sums.shape[1:]
-        return Number(self, (ROW, kind, first, 0, False, False), (batch, channels - first), kind >= TP, first)
+        return Number(self, (ROW, kind, first, 0, 0, 0), (batch, channels - first), kind >= TP, first)
 
     def number(self, x: Any) -> Number:
         """Return a constant or a tensor as a number."""
         if isinstance(x, Number):
             return x
         if not isinstance(x, Tensor):
-            return Number(self, (CONSTANT, float(x), 0, 0, False, False), ())
+            return Number(self, (CONSTANT, self.constants.setdefault(float(x), len(self.constants)), 0, 0, 0, 0), ())
         if x.ndim > 2 or x.requires_grad:
             raise Unknown
-        self.given[id(x)] = x
-        line = GIVEN, list(self.given).index(id(x)), 0, 0, False, False
-        return Number(self, line, (1, *x.shape) if x.ndim == 1 else tuple(x.shape))
+        place, _ = self.given.setdefault(id(x), (len(self.given), x))
+        shape = (1, *x.shape) if x.ndim == 1 else tuple(x.shape)
+        return Number(self, (GIVEN, place, *(shape or (1, 1)), 0, 0), shape)
 
     def program(self, found: Any) -> tuple[Program, Tensor | None]:
         """Return what leads to a number, and what was given, (places, B, width)."""
         if not isinstance(found, Number):
             raise Unknown
         batch, width = self.sums.shape[1], self.sums.shape[2] - (found.first or 0)
-        if any(x.shape[-1:] not in ((), (1,), (width,)) for x in self.given.values()):
+        tensors = [x for _, x in self.given.values()]
+        if any(x.shape[-1:] not in ((), (1,), (width,)) for x in tensors):
             raise Unknown
-        given = [x.to(self.sums).expand(batch, width) for x in self.given.values()]
+        given = torch.stack([x.to(self.sums).expand(batch, width) for x in tensors]) if tensors else None
         lines = tuple(word for line in [*self.lines][: found.place + 1] for word in line)
-        return Program(lines, width, found.shape, found.dtype), torch.stack(given) if given else None
+        return Program(lines, tuple(self.constants), width, found.shape, found.dtype), given
 
 
 class Number:
@@ -136,7 +141,7 @@ def note(operation: int, *of: Any, axis: int | None = None) -> Number:
     if not fits or len(firsts) > 1 or any(s and size != shape for s, size in zip(slopes, sizes, strict=True)):
         raise Unknown
     words = [x.place for x in numbers] + ([] if axis is None else [axis])
-    line = operation, *words, *[0] * (3 - len(words)), *slopes[:2], *[False] * (2 - len(slopes))
+    line = operation, *words, *[0] * (3 - len(words)), *slopes[:2], *[0] * (2 - len(slopes))
     if axis is not None:
         shape = tuple(1 if i == axis else n for i, n in enumerate(shape))
     return Number(notes, line, shape if any(x.shape for x in numbers) else (), any(slopes), next(iter(firsts), None))
@@ -167,7 +172,8 @@ def clamp(x: Any, min: float, max: float = float("inf")) -> Any:
 def log1p(x: Any) -> Any:
     """Return log(1 + x), of small x too: what 1 + x is off by is made up for."""
     more = 1 + x
-    return note(WHERE, x * more.log() / (more - 1), x, more != 1)
+    seen = more != 1
+    return note(WHERE, x * more.log() / note(WHERE, more - 1, 1, seen), x, seen)
 
 
 def to(x: Any, like: Any) -> Any:
@@ -177,11 +183,6 @@ def to(x: Any, like: Any) -> Any:
     found = Number(x.notes, x.line, x.shape, x.requires_grad, x.first)
     found.dtype = getattr(like, "dtype", like)
     return found
-
-
-def numel(x: Any) -> int:
-    """Return how many numbers there are."""
-    return x.shape[0] * x.shape[1] if x.shape else 1
 
 
 # by the names of torch's functions and of Python's operators
@@ -216,11 +217,11 @@ RULES: dict[str, Callable[..., Any]] = {
     "clamp": clamp,
     "detach": partial(note, DETACH),
     "sum": partial(over, SUM),
-    "mean": lambda x: over(SUM, x) / numel(x),
+    "mean": lambda x: over(SUM, x) / x.numel(),
     "any": lambda x, dim, keepdim: over(SUM, x, dim, keepdim) > 0,
     "all": lambda x, dim, keepdim: over(SUM, 1 - x, dim, keepdim) <= 0,
     "amin": partial(over, LEAST),
-    "numel": numel,
+    "numel": lambda x: math.prod(x.shape),
     "to": to,
 }
 for name, rule in RULES.items():  # of which those of operators count
@@ -250,12 +251,12 @@ def by_torch(program: Program, sums: Tensor, given: Tensor | None) -> Tensor:
     for i in range(0, len(program.lines), WORDS):
         operation, p, q, r = program.lines[i : i + 4]
         if operation == ROW:
-            found.append(sums[p, :, q:])
+            found.append(sums[p, :, q:] if p >= TP else sums[p, :, q:].detach())
         elif operation == GIVEN:
             assert given is not None
-            found.append(given[p])
+            found.append(given[p, :q, :r])
         elif operation == CONSTANT:
-            found.append(sums.new_full((1, 1), p))
+            found.append(sums.new_full((1, 1), program.constants[p]))
         elif operation in (SUM, LEAST):
             found.append(found[p].sum(q, keepdim=True) if operation == SUM else found[p].amin(q, keepdim=True))
         else:

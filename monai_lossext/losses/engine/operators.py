@@ -44,7 +44,9 @@ library.define(
 PARTS = "Tensor input, Tensor parts, Tensor? mask, str activation, int first, int most, bool nearest, bool entropy"
 library.define(f"parts({PARTS}) -> Tensor")
 library.define(f"parts_gradient(Tensor upstream, {PARTS}) -> Tensor")
-NAMES = ("sums", "gradient", "values", "lovasz", "parts", "parts_gradient")
+PROGRAM = "int[] lines, float[] constants, int width, int[] shape, ScalarType dtype"
+library.define(f"compute(Tensor sums, Tensor? given, {PROGRAM}, bool slopes) -> (Tensor, Tensor)")
+NAMES = ("sums", "gradient", "values", "lovasz", "parts", "parts_gradient", "compute")
 OPERATORS = tuple(f"{NAMESPACE}::{name}" for name in NAMES)
 
 Static = tuple[Any, ...]  # rules and what is wanted, as an operator takes them
@@ -215,6 +217,15 @@ def parts_gradient_impl(
     return gradient
 
 
+def compute_impl(
+    sums: Tensor, given: Tensor | None, lines: Any, constants: Any, width: int, shape: Any, dtype: Any, slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what a program of :mod:`.arithmetic` computes, and its slopes by the sums, or none."""
+    program = arithmetic.Program(tuple(lines), tuple(constants), width, tuple(shape), dtype)
+    found = cuda.compute(program, sums, given, slopes)
+    return found or (arithmetic.by_torch(program, sums, given), sums.new_empty(0))
+
+
 def no_faults(input: Tensor) -> Tensor:
     """Return that nothing is known to be out of range."""
     return torch.zeros(len(FAULTS), dtype=accumulator_dtype(input), device=input.device)
@@ -260,6 +271,7 @@ for name, function in (
     ("lovasz", lovasz_impl),
     ("parts", parts_impl),
     ("parts_gradient", parts_gradient_impl),
+    ("compute", compute_impl),
 ):
     library.impl(name, function, "CompositeExplicitAutograd")
 
@@ -301,6 +313,14 @@ def fake_values(
 def fake_lovasz(errors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     """Return the shapes of :func:`lovasz_impl`."""
     return errors.new_empty(errors.shape), errors.new_empty((*errors.shape[:2], 3), dtype=accumulator_dtype(errors))
+
+
+@torch.library.register_fake(f"{NAMESPACE}::compute", lib=library)
+def fake_compute(
+    sums: Tensor, _: Any, __: Any, ___: Any, width: int, shape: Any, dtype: Any, slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the shapes of :func:`compute_impl`."""
+    return sums.new_empty(shape, dtype=dtype), sums.new_empty((*sums.shape[:2], width) if slopes else 0)
 
 
 def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -465,17 +485,16 @@ class Arithmetic(Function):
     @staticmethod
     def forward(ctx: Any, sums: Tensor, given: Tensor | None, program: arithmetic.Program) -> Tensor:
         """Return the result."""
-        found = cuda.compute(program, sums, given, ctx.needs_input_grad[0])
-        out, slopes = found or (arithmetic.by_torch(program, sums, given), None)
+        out, slopes = torch.ops.monai_lossext.compute(sums, given, *program, ctx.needs_input_grad[0])
         ctx.save_for_backward(sums, given, slopes)
         ctx.program = program
-        return out
+        return out  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the sums."""
         sums, given, slopes = ctx.saved_tensors
-        if slopes is None or torch.is_grad_enabled():
+        if slopes.numel() == 0 or torch.is_grad_enabled():
             with torch.enable_grad():
                 x = sums if sums.requires_grad else sums.detach().requires_grad_()
                 return again(lambda z: [arithmetic.by_torch(ctx.program, z, given)], x, upstream), None, None

@@ -131,18 +131,16 @@ def values(
     return out, bad
 
 
-def compute(
-    program: arithmetic.Program, sums: Tensor, given: Tensor | None, slopes: bool
-) -> tuple[Tensor, Tensor | None] | None:
-    """Return :func:`..arithmetic.by_torch`, and its slopes by the sums, (KINDS, B, width), if these are asked for."""
+def compute(program: arithmetic.Program, sums: Tensor, given: Tensor | None, slopes: bool) -> Found | None:
+    """Return :func:`..arithmetic.by_torch`, and its slopes by the sums, (KINDS, B, width), or nothing instead."""
     batch, channels = sums.shape[1:]
     size = power_of_two(batch), power_of_two(program.width)
     if size[0] * size[1] > MOST_NUMBERS:
         return None
     out = sums.new_empty(program.shape, dtype=program.dtype)
-    of_sums = sums.new_empty((KINDS, batch, program.width)) if slopes else None
-    data = sums, given, out, of_sums, batch, channels, program.width, *(program.shape or (1, 1))
-    lines = program.lines, len(program.lines) // arithmetic.WORDS
+    of_sums = sums.new_empty((KINDS, batch, program.width) if slopes else 0)
+    data = sums, given, out, of_sums if slopes else None, batch, channels, program.width, *(program.shape or (1, 1))
+    lines = program.lines, program.constants, len(program.lines) // arithmetic.WORDS
     return (out, of_sums) if launch("compute", sums, 1, *data, *lines, *size) else None
 
 

@@ -524,6 +524,7 @@ def compute(
     samples,
     classes,
     LINES: tl.constexpr,
+    CONSTANTS: tl.constexpr,
     NUMBER: tl.constexpr,
     BATCH: tl.constexpr,  # the next power of two
     CLASSES: tl.constexpr,
@@ -544,7 +545,7 @@ def compute(
         elif LINES[WORDS * i] == GIVEN:
             x = tl.load(given_at + (LINES[WORDS * i + 1] * batch + b) * width + c, mask=there, other=0)
         elif LINES[WORDS * i] == CONSTANT:
-            x = tl.full((1, 1, 1), LINES[WORDS * i + 1], tl.float64)
+            x = tl.full((1, 1, 1), CONSTANTS[LINES[WORDS * i + 1]], tl.float64)
         elif LINES[WORDS * i] == SUM:
             x = tl.sum(tl.where(there, numbers[LINES[WORDS * i + 1]], 0.0), 1 + LINES[WORDS * i + 2], keep_dims=True)
             slope = slopes[LINES[WORDS * i + 1]]

@@ -36,6 +36,7 @@ IMPLEMENTATIONS = {
     "sums": operators.sums_impl,
     "gradient": operators.gradient_impl,
     "values": operators.values_impl,
+    "compute": operators.compute_impl,
 }
 # what runs nothing on a device: views and memory, and "to" what a tensor is already
 FREE = ("detach", "expand", "select", "slice", "unsqueeze", "unbind", "view", "empty", "new_empty", "empty_like", "to")
@@ -209,7 +210,7 @@ def test_operators_pass_torchs_own_checks():
             for reduction in ("mean", "none"):
                 loss = FocalCrossEntropyLoss(**MULTI, reduction=reduction)
                 loss(x.clone().requires_grad_(), label, torch.rand(2, 1, 6, 5)).sum().backward()
-        assert {func._opname for func, _ in calls} == {"sums", "values", "gradient"}
+        assert {func._opname for func, _ in calls} == {"sums", "values", "gradient", "compute"}
         for operator, args in calls:
             tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
             torch.library.opcheck(operator, args, test_utils=tests)
