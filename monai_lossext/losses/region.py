@@ -719,7 +719,8 @@ def _one_minus_matthews(counts: Counts, smooth: float) -> Tensor:
     tp, tn, fp, fn = counts.tp + smooth, counts.tn + smooth, counts.fp, counts.fn
     covariance = torch.addcmul(fp * fn, tp, tn, value=-1)  # its negative, which takes one operation less
     spread_p = (tp + fp) * (tn + fn)
-    spread_g = ((tp + fn) * (tn + fp)).detach()  # of the reference alone
+    with torch.no_grad():  # of the reference alone
+        spread_g = (tp + fn) * (tn + fp)
     if smooth > 0:
         return 1 + covariance * (spread_p * spread_g) ** -0.5
     return _one_minus_correlation(-covariance, spread_p, spread_g, fp + fn)

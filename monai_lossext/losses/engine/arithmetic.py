@@ -136,7 +136,8 @@ def note(operation: int, *of: Any, axis: int | None = None) -> Number:
     sizes = [x.shape or (1, 1) for x in numbers]
     shape = tuple(map(max, zip(*sizes, strict=True)))
     firsts = {x.first for x in numbers} - {None}
-    slopes = [x.requires_grad and operation not in WITHOUT_SLOPE for x in numbers]
+    rises = torch.is_grad_enabled() and operation not in WITHOUT_SLOPE
+    slopes = [x.requires_grad and rises for x in numbers]
     fits = all(n in (1, m) for size in sizes for n, m in zip(size, shape, strict=True))
     if not fits or len(firsts) > 1 or any(s and size != shape for s, size in zip(slopes, sizes, strict=True)):
         raise Unknown
@@ -229,7 +230,7 @@ for name, rule in RULES.items():  # of which those of operators count
 
 # the same in torch's operations
 TORCH: dict[int, Callable[..., Tensor]] = {
-    DETACH: lambda x: x.detach(),
+    DETACH: lambda x: x,
     SQRT: torch.sqrt,
     LOG: torch.log,
     EXP: torch.exp,
@@ -249,19 +250,25 @@ def by_torch(program: Program, sums: Tensor, given: Tensor | None) -> Tensor:
     """Return what a program computes, in torch's operations."""
     found: list[Tensor] = []
     for i in range(0, len(program.lines), WORDS):
-        operation, p, q, r = program.lines[i : i + 4]
+        operation, p, q, r, of_p, of_q = program.lines[i : i + WORDS]
         if operation == ROW:
-            found.append(sums[p, :, q:] if p >= TP else sums[p, :, q:].detach())
-        elif operation == GIVEN:
+            found.append(sums[p, :, q:])
+            continue
+        if operation == GIVEN:
             assert given is not None
             found.append(given[p, :q, :r])
-        elif operation == CONSTANT:
+            continue
+        if operation == CONSTANT:
             found.append(sums.new_full((1, 1), program.constants[p]))
-        elif operation in (SUM, LEAST):
-            found.append(found[p].sum(q, keepdim=True) if operation == SUM else found[p].amin(q, keepdim=True))
+            continue
+        x = found[p] if of_p else found[p].detach()
+        if operation in (SUM, LEAST):
+            found.append(x.sum(q, keepdim=True) if operation == SUM else x.amin(q, keepdim=True))
+        elif operation < ADD:
+            found.append(TORCH[operation](x))
         else:
-            of = (p,) if operation < ADD else (p, q, r) if operation == WHERE else (p, q)
-            found.append(TORCH[operation](*(found[place] for place in of)))
+            y = found[q] if of_q else found[q].detach()
+            found.append(TORCH[operation](x, y, found[r]) if operation == WHERE else TORCH[operation](x, y))
     return found[-1].reshape(program.shape).to(program.dtype)
 
 
