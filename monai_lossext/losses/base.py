@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.modules.loss import _Loss
 
 from .engine import checks
-from .engine.operators import voxel_sums
+from .engine.operators import at_once, voxel_sums
 from .engine.plain import Wanted
 from .engine.precision import Activation, computing_dtype, promoted
 from .engine.reading import Reading, read_shapes
@@ -345,7 +345,7 @@ class SumsLoss(SegmentationLoss):
     def forward(self, input: Tensor, target: Tensor | Mapping[str, Any], mask: Tensor | None = None) -> Tensor:
         """Compute the loss; arguments, errors and the shape of the result as told by the loss's family."""
         reading = self.read(input, target, mask)
-        return self.of_sums(sums_for([self], reading), reading)
+        return sums_for([self], reading).into(self, reading)
 
     def wanted(self) -> Wanted:
         """Return which sums the loss needs."""
@@ -370,6 +370,10 @@ class Sums:
 
     values: Sequence[Any]  # tensors; None for those that nobody wanted
     bad: Tensor | None = None
+
+    def into(self, loss: SumsLoss, reading: Reading) -> Tensor:
+        """Return a loss of the sums."""
+        return at_once(lambda values: loss.of_sums(replace(self, values=values), reading), self.values)
 
 
 def sums_for(losses: Sequence[SumsLoss], reading: Reading) -> Sums:

@@ -110,7 +110,7 @@ class CompoundLoss(_Loss):
             if len(terms) > 1:
                 reading = terms[0].read(input, target, mask)
                 sums = sums_for(terms, reading)
-                found |= {name: term.of_sums(sums, reading) for name, term in zip(names, terms, strict=True)}
+                found |= {name: sums.into(term, reading) for name, term in zip(names, terms, strict=True)}
             else:
                 found[names[0]] = terms[0](input, target, *rest)
         return {name: found[name] for name in self.terms}

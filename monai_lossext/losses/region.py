@@ -198,16 +198,17 @@ class RegionLoss(ClasswiseLoss, SumsLoss):
         Raises:
             ValueError: when a value was out of range in another process.
         """
-        values = [x for x in sums.values[: 5 + len(EXTRA[self.extra])]]
-        if reading.classes is not None:
-            values = [x * reading.classes for x in values]
+        first = 1 if not self.include_background and reading.channels > 1 else 0
+        values, classes = sums.values[: 5 + len(EXTRA[self.extra])], reading.classes
+        if first:
+            values, classes = [x[:, first:] for x in values], None if classes is None else classes[:, first:]
+        if classes is not None:
+            values = [x * classes for x in values]
         if self.batch:
             values = [x.sum(0, keepdim=True) for x in values]
         if sums.bad is not None:
-            together, bad = total_over_processes(torch.stack(values), sums.bad, self.group)
+            together, bad = total_over_processes(torch.stack(tuple(values)), sums.bad, self.group)
             values = list(checks.settle(reading, bad, together).unbind())
-        if not self.include_background and reading.channels > 1:
-            values = [x[:, 1:] for x in values]
         return Counts.of(values, self.extra)
 
     def per_class(self, counts: Counts) -> Tensor:

@@ -99,7 +99,7 @@ class VoxelLoss(SumsLoss):
         if self.reduction == "none":
             return self.each(reading, emphasis)
         if emphasis is None:
-            return self.of_sums(sums_for([self], reading), reading)
+            return sums_for([self], reading).into(self, reading)
         bad = check(reading)  # also what has no emphasis
         weight = emphasis if reading.mask is None else reading.mask * emphasis
         weighed = replace(reading, mask=weight, validate="never")

@@ -4,12 +4,12 @@ A registered operator is one node to ``torch.compile``, ``torch.export``, the pr
 tensors with memory of their own reach what computes it. On a CPU that is a compiled loop where it fits, on GPUs of
 NVIDIA and AMD a Triton kernel, and the plain form else.
 
-Losses call :func:`voxel_sums`, :func:`voxel_values`, :func:`lovasz_slopes` and :func:`part_sums`.
+Losses call :func:`voxel_sums`, :func:`at_once`, :func:`voxel_values`, :func:`lovasz_slopes` and :func:`part_sums`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import paths
-from . import checks, plain, segments, sorting
+from . import arithmetic, checks, plain, segments, sorting
 from .cpu import kernels
 from .cuda import kernels as cuda
 from .distributed import is_spread, raise_together
@@ -44,7 +44,9 @@ library.define(
 PARTS = "Tensor input, Tensor parts, Tensor? mask, str activation, int first, int most, bool nearest, bool entropy"
 library.define(f"parts({PARTS}) -> Tensor")
 library.define(f"parts_gradient(Tensor upstream, {PARTS}) -> Tensor")
-NAMES = ("sums", "gradient", "values", "lovasz", "parts", "parts_gradient")
+PROGRAM = "int[] lines, float[] constants, int width, int[] shape, ScalarType dtype"
+library.define(f"compute(Tensor sums, Tensor? given, {PROGRAM}, bool slopes) -> (Tensor, Tensor)")
+NAMES = ("sums", "gradient", "values", "lovasz", "parts", "parts_gradient", "compute")
 OPERATORS = tuple(f"{NAMESPACE}::{name}" for name in NAMES)
 
 Static = tuple[Any, ...]  # rules and what is wanted, as an operator takes them
@@ -215,6 +217,15 @@ def parts_gradient_impl(
     return gradient
 
 
+def compute_impl(
+    sums: Tensor, given: Tensor | None, lines: Any, constants: Any, width: int, shape: Any, dtype: Any, slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """Return what a program of :mod:`.arithmetic` computes, and its slopes by the sums, or none."""
+    program = arithmetic.Program(tuple(lines), tuple(constants), width, tuple(shape), dtype)
+    found = cuda.compute(program, sums, given, slopes)
+    return found or (arithmetic.by_torch(program, sums, given), sums.new_empty(0))
+
+
 def no_faults(input: Tensor) -> Tensor:
     """Return that nothing is known to be out of range."""
     return torch.zeros(len(FAULTS), dtype=accumulator_dtype(input), device=input.device)
@@ -260,6 +271,7 @@ for name, function in (
     ("lovasz", lovasz_impl),
     ("parts", parts_impl),
     ("parts_gradient", parts_gradient_impl),
+    ("compute", compute_impl),
 ):
     library.impl(name, function, "CompositeExplicitAutograd")
 
@@ -303,11 +315,20 @@ def fake_lovasz(errors: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return errors.new_empty(errors.shape), errors.new_empty((*errors.shape[:2], 3), dtype=accumulator_dtype(errors))
 
 
+@torch.library.register_fake(f"{NAMESPACE}::compute", lib=library)
+def fake_compute(
+    sums: Tensor, _: Any, __: Any, ___: Any, width: int, shape: Any, dtype: Any, slopes: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the shapes of :func:`compute_impl`."""
+    return sums.new_empty(shape, dtype=dtype), sums.new_empty((*sums.shape[:2], width) if slopes else 0)
+
+
 def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Keep what the gradient of sums needs."""
     ctx.save_for_backward(*inputs[:4], output[1])
     ctx.static = inputs[4:-1]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 def back_from_sums(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
@@ -321,6 +342,7 @@ def keep_values(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
     ctx.save_for_backward(*inputs[:6], output[1])
     ctx.exclusive, ctx.static = inputs[6], inputs[7:-1]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
 def back_from_values(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
@@ -451,6 +473,35 @@ class Rows(Function):
         return None if all(x is None for x in upstream) else stacked(upstream)
 
 
+class Together(tuple[Tensor, ...]):
+    """Sums by themselves, and all of them, of which a kernel can compute."""
+
+    sums: Tensor
+
+
+class Arithmetic(Function):
+    """What was noted of a function of sums, by one kernel. Its gradient is one operation on a device."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, given: Tensor | None, program: arithmetic.Program) -> Tensor:
+        """Return the result."""
+        out, slopes = torch.ops.monai_lossext.compute(sums, given, *program, ctx.needs_input_grad[0])
+        ctx.save_for_backward(sums, given, slopes)
+        ctx.program = program
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the sums."""
+        sums, given, slopes = ctx.saved_tensors
+        if slopes.numel() == 0 or torch.is_grad_enabled():
+            with torch.enable_grad():
+                x = sums if sums.requires_grad else sums.detach().requires_grad_()
+                return again(lambda z: [arithmetic.by_torch(ctx.program, z, given)], x, upstream), None, None
+        found, left_out = slopes * upstream[0], sums.shape[2] - slopes.shape[2]
+        return torch.nn.functional.pad(found, (left_out, 0)) if left_out else found, None, None
+
+
 class PlainSums(Function):
     """The sums in torch's operations, with a gradient of their own, so that nothing is kept but what was given."""
 
@@ -576,8 +627,11 @@ def voxel_sums(
         sums, found = torch.ops.monai_lossext.sums(*data, *static, raises)
         if reading.validate != "never":
             raise_together(found)
-        rows = sums.unbind() if torch.compiler.is_compiling() else Rows.apply(sums)
-        return tuple(rows), found.sum() if deferred else None
+        compiling = torch.compiler.is_compiling()
+        rows = Together(sums.unbind() if compiling else Rows.apply(sums))
+        if cuda.takes(reading.input) and not (compiling or is_spread(sums)):
+            rows.sums = sums
+        return rows, found.sum() if deferred else None
     probabilities = wanted.likelihood != "hinge"
     if deferred and not paths.waits(reading.input):
         bad = None
@@ -586,10 +640,21 @@ def voxel_sums(
         bad = checks.check(reading, probabilities)
         number = torch.zeros((), device=reading.input.device) if bad is None else bad
     if paths.transformed() or torch.compiler.is_compiling():
-        rows = spoilt(plain.sums(rules, wanted, *data), bad, reading.mask is not None)
+        found = spoilt(plain.sums(rules, wanted, *data), bad, reading.mask is not None)
     else:
-        rows = PlainSums.apply(*data, bad, static)
-    return tuple(rows), number.to(accumulator_dtype(reading.input)) if deferred else None
+        found = PlainSums.apply(*data, bad, static)
+    return tuple(found), number.to(accumulator_dtype(reading.input)) if deferred else None
+
+
+def at_once(function: Callable[[Sequence[Any]], Tensor], rows: Sequence[Any]) -> Tensor:
+    """Return a function of the sums that :func:`voxel_sums` returns; on GPUs by one kernel, where that can be noted."""
+    sums = getattr(rows, "sums", None)
+    noted = None if sums is None else arithmetic.noted(function, sums)
+    if noted is None:
+        return function(rows)
+    program, given = noted
+    found: Tensor = Arithmetic.apply(sums, given, program)  # type: ignore[no-untyped-call]
+    return found
 
 
 def found_by(reading: Reading, wanted: Wanted) -> Tensor:

@@ -59,3 +59,4 @@ def test_compiled_for_gpus_that_are_not_there(target, tmp_path):
     told = run("-m", f"{HERE.replace('/', '.')}.compiled", *target.split(), TRITON_CACHE_DIR=str(tmp_path))
     assert told.count("walk:") == 7 * 2 + 5 + 1
     assert told.count("finish:") == 7 + 1
+    assert told.count("compute:") == 4

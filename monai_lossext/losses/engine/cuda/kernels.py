@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import paths
-from .. import checks
+from .. import arithmetic, checks
 from ..cpu import codes
 from ..cpu.kernels import ACTIVATIONS, DTYPES, LARGEST_GAMMA, record
 from ..plain import FURTHER, KINDS, LIKELIHOODS, Wanted
@@ -23,6 +23,7 @@ TILE = 2048  # numbers of a tile, eight for each thread of a program, which keep
 NARROWEST = 16  # voxels of a tile, or memory would be read in pieces that are too short
 WARPS = 8
 PROGRAMS = 2048  # at most so many and one a sample, or their sums would take memory
+MOST_NUMBERS = 1024  # samples times classes that one program computes with
 FAULTS = 6  # the least and the largest value out of range of target, weights and input
 
 Found = tuple[Tensor, Tensor]
@@ -128,6 +129,19 @@ def values(
     if bad is None or (looks and not launch("spoil", input, -(-out.numel() // TILE), out, bad, out.numel(), TILE)):
         return None
     return out, bad
+
+
+def compute(program: arithmetic.Program, sums: Tensor, given: Tensor | None, slopes: bool) -> Found | None:
+    """Return :func:`..arithmetic.by_torch`, and its slopes by the sums, (KINDS, B, width), or nothing instead."""
+    batch, channels = sums.shape[1:]
+    size = power_of_two(batch), power_of_two(program.width)
+    if size[0] * size[1] > MOST_NUMBERS:
+        return None
+    out = sums.new_empty(program.shape, dtype=program.dtype)
+    of_sums = sums.new_empty((KINDS, batch, program.width) if slopes else 0)
+    data = sums, given, out, of_sums if slopes else None, batch, channels, program.width, *(program.shape or (1, 1))
+    lines = program.lines, program.constants, len(program.lines) // arithmetic.WORDS
+    return (out, of_sums) if launch("compute", sums, 1, *data, *lines, *size) else None
 
 
 class Call:

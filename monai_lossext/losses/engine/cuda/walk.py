@@ -12,7 +12,7 @@ import math
 import triton
 import triton.language as tl
 
-from .. import checks, plain
+from .. import arithmetic, checks, plain
 from ..cpu import codes
 from ..precision import SMALLEST_PROBABILITY, STEEPEST_LOGIT
 from ..reading import FAR_BELOW
@@ -33,6 +33,15 @@ KINDS = tl.constexpr(codes.BAD_TARGET)
 ROWS = tl.constexpr(16)  # the next power of two
 FAULTS = tl.constexpr(kernels.FAULTS)
 FAULT_ROWS = tl.constexpr(8)
+
+WORDS, ROW, GIVEN = tl.constexpr(arithmetic.WORDS), tl.constexpr(arithmetic.ROW), tl.constexpr(arithmetic.GIVEN)
+CONSTANT, DETACH = tl.constexpr(arithmetic.CONSTANT), tl.constexpr(arithmetic.DETACH)
+SUM, LEAST_OF, WHERE = tl.constexpr(arithmetic.SUM), tl.constexpr(arithmetic.LEAST), tl.constexpr(arithmetic.WHERE)
+SQRT, POWER_OF = tl.constexpr(arithmetic.SQRT), tl.constexpr(arithmetic.POWER)
+LOG, EXP = tl.constexpr(arithmetic.LOG), tl.constexpr(arithmetic.EXP)
+ADD, SUBTRACT = tl.constexpr(arithmetic.ADD), tl.constexpr(arithmetic.SUBTRACT)
+MULTIPLY, DIVIDE = tl.constexpr(arithmetic.MULTIPLY), tl.constexpr(arithmetic.DIVIDE)
+LESS, AT_MOST = tl.constexpr(arithmetic.LESS), tl.constexpr(arithmetic.AT_MOST)
 
 ROUNDING = tl.constexpr(checks.ROUNDING)
 STEEPEST = tl.constexpr(STEEPEST_LOGIT)
@@ -468,3 +477,95 @@ def spoil(out_at, bad_at, number, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     bad = tl.load(bad_at) + tl.load(bad_at + 1) + tl.load(bad_at + 2) != 0
     tl.store(out_at + i, tl.full((BLOCK,), float("nan"), tl.float32), mask=i < tl.where(bad, number, 0))
+
+
+@triton.jit
+def operate(OPERATION: tl.constexpr, p, q):
+    """Return the result of an operation on numbers, and its slopes by these."""
+    of_p, of_q = tl.full((1, 1, 1), 1.0, tl.float64), tl.full((1, 1, 1), 1.0, tl.float64)
+    if OPERATION == ADD:
+        x = p + q
+    elif OPERATION == SUBTRACT:
+        x, of_q = p - q, -of_q
+    elif OPERATION == MULTIPLY:
+        x, of_p, of_q = p * q, q, p
+    elif OPERATION == DIVIDE:
+        x, of_p, of_q = p / q, 1 / q, -p / (q * q)
+    elif OPERATION == POWER_OF:
+        x, of_p = tl.exp(q * tl.log(p)), q * tl.exp((q - 1) * tl.log(p))
+    elif OPERATION == SQRT:
+        x = tl.sqrt(p)
+        of_p = 0.5 / x
+    elif OPERATION == LOG:
+        x, of_p = tl.log(p), 1 / p
+    elif OPERATION == EXP:
+        x = tl.exp(p)
+        of_p = x
+    elif OPERATION == LESS:
+        x = tl.where(p < q, 1.0, 0.0).to(tl.float64)
+    elif OPERATION == AT_MOST:
+        x = tl.where(p <= q, 1.0, 0.0).to(tl.float64)
+    elif OPERATION == DETACH:
+        x = p
+    else:
+        x = tl.where(p != q, 1.0, 0.0).to(tl.float64)
+    return x, of_p, of_q
+
+
+@triton.jit
+def compute(
+    sums_at,  # (KINDS, B, C)
+    given_at,  # (places, B, width)
+    out_at,  # (samples, classes)
+    slopes_at,  # (KINDS, B, width)
+    batch,
+    channels,
+    width,
+    samples,
+    classes,
+    LINES: tl.constexpr,
+    CONSTANTS: tl.constexpr,
+    NUMBER: tl.constexpr,
+    BATCH: tl.constexpr,  # the next power of two
+    CLASSES: tl.constexpr,
+):
+    """Compute what a program says of the sums of all samples and classes, and the slopes by these; see ..arithmetic."""
+    kind = tl.arange(0, ROWS)[:, None, None]
+    b, c = tl.arange(0, BATCH)[None, :, None], tl.arange(0, CLASSES)[None, None, :]
+    there = (b < batch) & (c < width)
+    nothing = tl.zeros((ROWS, 1, 1), tl.float64)
+    numbers, slopes = (), ()
+    for i in tl.static_range(NUMBER):
+        slope = nothing
+        if LINES[WORDS * i] == ROW:
+            at = sums_at + (LINES[WORDS * i + 1] * batch + b) * channels + LINES[WORDS * i + 2] + c
+            x = tl.load(at, mask=there, other=0)
+            if LINES[WORDS * i + 1] >= TP:
+                slope = tl.where((kind == LINES[WORDS * i + 1]) & there, 1.0, nothing)
+        elif LINES[WORDS * i] == GIVEN:
+            x = tl.load(given_at + (LINES[WORDS * i + 1] * batch + b) * width + c, mask=there, other=0)
+        elif LINES[WORDS * i] == CONSTANT:
+            x = tl.full((1, 1, 1), CONSTANTS[LINES[WORDS * i + 1]], tl.float64)
+        elif LINES[WORDS * i] == SUM:
+            x = tl.sum(tl.where(there, numbers[LINES[WORDS * i + 1]], 0.0), 1 + LINES[WORDS * i + 2], keep_dims=True)
+            slope = slopes[LINES[WORDS * i + 1]]
+        elif LINES[WORDS * i] == LEAST_OF:
+            x = tl.where(there, numbers[LINES[WORDS * i + 1]], float("inf"))
+            x = tl.min(x, 1 + LINES[WORDS * i + 2], keep_dims=True)
+        elif LINES[WORDS * i] == WHERE:
+            chosen = numbers[LINES[WORDS * i + 3]] != 0
+            x = tl.where(chosen, numbers[LINES[WORDS * i + 1]], numbers[LINES[WORDS * i + 2]])
+            slope = tl.where(chosen, slopes[LINES[WORDS * i + 1]], slopes[LINES[WORDS * i + 2]])
+        else:
+            p, q = numbers[LINES[WORDS * i + 1]], numbers[LINES[WORDS * i + 2]]
+            x, of_p, of_q = operate(LINES[WORDS * i], p, q)
+            if LINES[WORDS * i + 4]:
+                slope = of_p * slopes[LINES[WORDS * i + 1]]
+            if LINES[WORDS * i + 5]:
+                slope += of_q * slopes[LINES[WORDS * i + 2]]
+        numbers += (x,)
+        slopes += (slope,)
+    tl.store(out_at + b * classes + c, numbers[NUMBER - 1], mask=(b < samples) & (c < classes))
+    if slopes_at is not None:
+        place = (kind * batch + b) * width + c
+        tl.store(slopes_at + place, slopes[NUMBER - 1], mask=there & (kind < KINDS))

@@ -19,9 +19,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
+from monai_lossext.losses import LogCoshDiceLoss, MatthewsCorrelationLoss, PenaltyGeneralizedDiceLoss, SoftTverskyLoss
+from monai_lossext.losses.base import Sums
+from monai_lossext.losses.engine import arithmetic
 from monai_lossext.losses.engine.cuda import kernels, walk
 from monai_lossext.losses.engine.plain import Wanted
 from monai_lossext.losses.engine.reading import Rules
+from monai_lossext.losses.paths import as_on_accelerator
 
 DICE = Wanted(counts=True)
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
@@ -35,6 +39,7 @@ CALLS: list[tuple[Rules, Wanted, torch.dtype, torch.dtype, torch.dtype | None]] 
     (Rules(False, 3, None, None), Wanted(True, True, "errors", "power", 0.3), F32, F16, F32),
     (Rules(False, 1, None, None), Wanted(likelihood="hinge"), F32, torch.bool, None),
 ]
+LOSSES = (LogCoshDiceLoss, MatthewsCorrelationLoss, PenaltyGeneralizedDiceLoss, SoftTverskyLoss)
 
 
 class Absent:
@@ -103,6 +108,14 @@ def main() -> None:
         if wanted.likelihood:
             factor = torch.ones(2, channels)
             kernels.values(rules, wanted, rules.activation == "softmax", factor, factor, *data, True)
+    for cls in LOSSES:
+        loss = cls(softmax=True, to_onehot_y=True, include_background=False, weight=[1.0, 2.0, 3.0])
+        reading = loss.read(torch.zeros(2, 4, 3), torch.zeros(2, 1, 3))
+        sums = torch.zeros(kernels.KINDS, 2, 4, dtype=torch.float64)
+        with as_on_accelerator():
+            noted = arithmetic.noted(lambda rows, of=loss.of_sums, reading=reading: of(Sums(rows), reading), sums)
+        assert noted is not None
+        kernels.compute(noted[0], sums, noted[1], True)
     turned = torch.zeros(2, 16, 24, 4, 16).transpose(2, 3)  # whose voxels are not one stride apart
     kernels.sums(Rules(True, 16, None, "softmax"), DICE, turned, turned[:, :1].to(torch.uint8), None, None, True)
 
