@@ -447,3 +447,33 @@ def test_what_the_plain_form_found_it_differentiates(cls, monkeypatch):
     monkeypatch.setattr(kernels, "gradient", lambda *_: called.append(cls))
     value.backward()
     assert not called
+
+
+@pytest.mark.parametrize("seen", ["all", "mask", "NaN under a mask", "ignored", "weights", "a class unannotated"])
+@pytest.mark.parametrize("scale", [1, 30])
+def test_two_classes_are_the_sigmoid_of_a_difference(seen, scale, monkeypatch):
+    """The plain form computes one channel for both, in small blocks here; not where classes merge, or NaN is hidden."""
+    taken = []
+    by_slopes = plain.gradient_by_slopes
+    monkeypatch.setattr(plain, "gradient_by_slopes", lambda *data: taken.append(seen) or by_slopes(*data))
+    monkeypatch.setattr(plain, "BLOCK", 100)
+    x, label = scale * cases.logits(2, 2, 7, 9, 5, dtype=torch.float32), cases.indices(2, 2, 7, 9, 5)
+    weight = torch.rand(label.shape, generator=torch.Generator().manual_seed(0))
+    mask: Any = None
+    target: Any = label
+    if "mask" in seen:
+        mask = weight > 0.3
+        x = x.masked_fill(~mask, torch.nan) if "NaN" in seen else x
+    elif seen == "weights":
+        mask = weight
+    elif seen == "ignored":
+        target = label.masked_fill(weight < 0.3, 255)
+    elif seen == "a class unannotated":
+        target = {"label": label.clamp(max=0), "classes": torch.tensor([[True, False], [True, True]])}
+    for cls in (SoftDiceLoss, MatthewsCorrelationLoss, SensitivitySpecificityLoss):
+        loss = cls(**MULTI, ignore_index=255)
+        expected = cases.value_and_gradient(loss, x, target, mask)
+        with plain_path():
+            found = cases.value_and_gradient(loss, x, target, mask)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+    assert bool(taken) == (seen not in ("a class unannotated", "NaN under a mask"))
