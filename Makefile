@@ -3,9 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 NNUNET := $(VENV)-nnunet
-OLDEST := $(VENV)-oldest
-# `make test-oldest TORCH=2.8.0`: on Linux with x86-64 anything but the tested one brings several GB for GPUs.
-TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 DATA ?= synthetic
 DEMO ?= demo
 JOBS ?= 2
@@ -20,7 +17,7 @@ else
 DEMO_OPTIONS := --section validation
 endif
 
-.PHONY: demo test test-oldest lint format scripts configs bench bench-gpu pages docs package clean
+.PHONY: demo test lint format scripts configs bench bench-gpu pages docs package clean
 
 demo: $(VENV)/.compare
 	$(BIN)/python -m monai_lossext compare --bundle bundles/skin_lesion_segmentation \
@@ -35,11 +32,6 @@ demo: $(VENV)/.compare
 
 test: $(VENV)/.dev lint
 	$(PYTEST)
-
-# The oldest MONAI that setup.cfg allows: what the losses compute, and a bundle from data to masks.
-test-oldest: $(OLDEST)/.tests
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS) tests/losses/test_contract.py tests/losses/test_catalogue.py \
-	    tests/bundles/test_skin_lesion_runs.py tests/bundles/test_skin_lesion_inference.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -87,7 +79,7 @@ package: $(VENV)/.dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(NNUNET) $(OLDEST) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
+	rm -rf $(VENV) $(NNUNET) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
 
 # nnU-Net brings some seventy packages that nothing else here needs.
 $(NNUNET)/.bench: setup.cfg pyproject.toml constraints.txt
@@ -95,15 +87,6 @@ $(NNUNET)/.bench: setup.cfg pyproject.toml constraints.txt
 	echo '*' > $(NNUNET)/.gitignore
 	$(NNUNET)/bin/python -m pip install -q -c constraints.txt -e ".[compare,fast]" kornia psutil nnunetv2==2.8.1
 	$(NNUNET)/bin/python -m pip install -q -c constraints.txt exacta==0.0.1a5 || echo "exacta does not install here"
-	touch $@
-
-$(OLDEST)/.tests: setup.cfg pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(OLDEST)
-	echo '*' > $(OLDEST)/.gitignore
-	monai=$$(sed -n 's/^ *monai>=//p' setup.cfg) && sed -e "s/^monai==.*/monai==$$monai/" -e "s/^torch==.*/torch==$(TORCH)/" \
-	    constraints.txt > $(OLDEST)/constraints.txt
-	$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt -e ".[compare,fast,mlflow]" \
-	    pytest pytest-xdist hypothesis psutil
 	touch $@
 
 $(VENV)/.compare: setup.cfg pyproject.toml constraints.txt

@@ -9,15 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 from monai.inferers import SlidingWindowInferer
-
-from .conftest import run_to_the_end
-from .running import cause
 
 Run = Callable[..., ConfigWorkflow]
 
@@ -41,32 +37,6 @@ def test_a_misspelt_option_is_refused(bundle: Path, tmp_path: Path, config: str,
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == last
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("config", ["train", "inference"])
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"batchsize": 12, "outputdir": "out"}, "batchsize is used nowhere; did you mean batch_size?"),
-        ({"train#trainr": 1, "output_dirs": "out"}, "train::trainr is used nowhere; did you mean train::trainer?"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:parsing config_file")
-def test_a_misspelt_value_of_a_program_is_refused(
-    bundle: Path, tmp_path: Path, config: str, values: dict[str, Any], message: str
-) -> None:
-    """As arguments of `run` and of `ConfigWorkflow`; in inference the name of the folder."""
-    if config == "inference":
-        values = {name: value for name, value in values.items() if name.startswith("output")}
-        message = f"{next(iter(values))} is used nowhere; did you mean output_dir?"
-    file = str(bundle / "configs" / f"{config}.yaml")
-    values = {"bundle_root": str(bundle), "dataset_dir": str(tmp_path), "mine": 1} | values
-    made = ConfigWorkflow(file, workflow_type="infer", logging_file=False, **values)
-    for call in (lambda: run_to_the_end(made), lambda: monai.bundle.run(config_file=file, **values)):
-        with pytest.raises(RuntimeError) as caught:
-            call()
-        assert message in cause(caught.value)
-        assert "mine" not in cause(caught.value)
 
 
 def test_a_loss_by_its_name(bundle: Path, tmp_path: Path) -> None:

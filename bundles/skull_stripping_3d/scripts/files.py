@@ -9,11 +9,10 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-STEPS = ("imports", "initialize", "run", "finalize")  # of a config, which nothing in it refers to
 SAME = {"input_dir": "dataset_dir"}  # the latter is the name that MONAI's tools know
 
 
@@ -129,65 +128,12 @@ def options_typed() -> dict[str, str | None]:
 
 
 def check_options() -> None:
-    """Refuse options that no config has: MONAI takes a misspelt one without a word.
-
-    A program's arguments look like values of its files: refused is what nothing in the config refers to and no config
-    of the bundle has, where it has nearly the name of a value beside it.
+    """Refuse options of the command line that no config has: MONAI takes a misspelt one without a word.
 
     Raises:
         ValueError: names them, each with the nearest that is known.
     """
-    if wrong := list(_wrong_options() if is_own_process() else _wrong_values(_config_being_read())):
-        stop("\n".join(wrong))
-
-
-def _config_being_read() -> dict[str, Any]:
-    """The config whose expression led here: MONAI hands it to none of them, so it is looked up among the callers."""
-    from monai.bundle import ConfigParser  # what reads files alone does without
-
-    frame = inspect.currentframe()
-    while frame is not None and not isinstance(frame.f_locals.get("self"), ConfigParser):
-        frame = frame.f_back
-    return {} if frame is None else frame.f_locals["self"].config
-
-
-def _wrong_values(config: dict[str, Any]) -> Iterator[str]:
-    from monai.bundle import ConfigParser, ReferenceResolver
-
-    referred = [name for text in _texts(config) for name in ReferenceResolver.match_refs_pattern(text)]
-    wrong = {}
-    groups = {"": config}
-    while groups:
-        outer, whole = groups.popitem()
-        group = {name: value for name, value in whole.items() if isinstance(name, str) and not name.startswith("_")}
-        places = {name: f"{outer}{name}::" for name in group}
-        used = [name for name in group if any(_overlap(places[name], f"{other}::") for other in referred)]
-        for name, value in group.items():
-            if name in used or name in STEPS:
-                if isinstance(value, dict) and "_target_" not in value:  # a component refuses what it does not know
-                    groups[places[name]] = value
-            elif close := difflib.get_close_matches(name, [*used, *STEPS], n=1):
-                wrong[outer + name] = f"{outer}{name} is used nowhere; did you mean {outer}{close[0]}?"
-    if wrong:  # or an argument has replaced what used it
-        files = Path(str(config.get("bundle_root", "."))).glob("configs/**/*.yaml")
-        own = [ConfigParser(ConfigParser.load_config_file(file)) for file in files]
-        yield from (text for place, text in wrong.items() if own and not any(place in parser for parser in own))
-
-
-def _overlap(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)
-
-
-def _texts(config: Any) -> Iterator[str]:
-    if isinstance(config, str):
-        yield config
-    elif isinstance(config, dict | list):
-        for value in config.values() if isinstance(config, dict) else config:
-            yield from _texts(value)
-
-
-def _wrong_options() -> Iterator[str]:
-    from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
+    from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow  # what reads files alone does without
     from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
     typed = options_typed()
@@ -202,6 +148,7 @@ def _wrong_options() -> Iterator[str]:
         settings: Any = DEFAULT_EXP_MGMT_SETTINGS["mlflow"]
         known.update(settings["configs"])
     parser = ConfigParser(config)
+    wrong = []
     for name in typed:
         outer, _, last = name.replace("#", "::").rpartition("::")
         place = parser.get(outer) if outer else {**config, **dict.fromkeys(known)}
@@ -210,4 +157,6 @@ def _wrong_options() -> Iterator[str]:
         if last not in place and "_target_" not in place:  # a component refuses what it does not know
             close = difflib.get_close_matches(last, place, n=1)
             prefix = f"{outer}::" if outer else ""
-            yield f"--{name} is no option" + (f"; did you mean --{prefix}{close[0]}?" if close else "")
+            wrong.append(f"--{name} is no option" + (f"; did you mean --{prefix}{close[0]}?" if close else ""))
+    if wrong:
+        stop("\n".join(wrong))
