@@ -2,10 +2,10 @@
 
     python benchmarks/settings.py --threads 1
 
-times value and gradient of some losses in each setting, in turn with torch's cross-entropy of float32 logits without a
-mask, and counts the memory taken beyond input and target. MONAI's losses, and those of exacta where it is installed,
-stand beside them where they know the setting. It writes a table for each number of threads (``settings.md``) and the
-numbers (``settings.json``) into the output folder.
+times value and gradient of some losses in each setting, in turn with torch's cross-entropy (binary for one class) of
+float32 logits without a mask, and counts the memory taken beyond input and target. MONAI's losses, and those of exacta
+where it is installed, stand beside them where they know the setting. It writes a table for each size, number of threads
+and processor (``settings.md``) and the numbers (``settings.json``) into the output folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from costs.cases import Case
 from costs.contestants import step
 from costs.machine import environment
 from costs.meters import allocated, interleaved
-from costs.tables import machine, marked, table
+from costs.tables import machine, table
 from torch import Tensor
 
 from monai_lossext.files import replace_file
@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "benchmarks" / "results"
 OUTPUT_OF_QUICK = ROOT / "build" / "bench"
 OURS = (SoftDiceLoss, MatthewsCorrelationLoss, DiceCrossEntropyLoss, ComboLoss, FocalCrossEntropyLoss)
+SIZES = ("1x4x128^3", "1x1x128^3", "1x2x128^3", "1x14x128^3")
 IGNORED = 255
 TORCH = "cross-entropy"
 ABSENT = "–"
@@ -60,38 +61,37 @@ SETTINGS = (
     "without kernels, bool mask",
     "without kernels, 10 % ignored",
 )
+OF_THE_PLAIN_FORM = ("plain", *(setting for setting in SETTINGS if "without kernels" in setting))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", type=Case.parse, default="1x4x128^3", help="default: 1x4x128^3")
+    parser.add_argument("--sizes", nargs="+", type=Case.parse, metavar="SIZE", help=f"default: {' '.join(SIZES)}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="a small size and two turns: a look, not a measurement")
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=SETTINGS, metavar="SETTING")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, metavar="SETTING", help="default: all for 1x4x128^3")
     parser.add_argument("--output", type=Path, help="folder; default: benchmarks/results, with --quick build/bench")
     options = parser.parse_args()
     if options.quick:
-        options.size, options.repeats = Case.parse("1x4x32^3"), 2
-    if options.size.classes == 1:
-        options.settings = [setting for setting in options.settings if setting != "partial labels"]
+        options.sizes, options.settings, options.repeats = [Case.parse("1x4x32^3")], SETTINGS, 2
     options.output = options.output or (OUTPUT_OF_QUICK if options.quick else OUTPUT)
+    options.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     file = options.output / "settings.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    measured_with = environment()
-    title = f"{options.size}, {options.threads} thread(s), {measured_with['cpu']}"
-    result = results.get(title)
-    if result is None or result["environment"] != measured_with:  # rows of other code stand in no table with today's
-        result = {"environment": measured_with, "rows": {}}
-    rows = result["rows"]
-    results[title] = result
-    for setting in options.settings:
-        rows[setting] = measured(setting, options.size, options.repeats)
-        print(setting, *(f"{name} {shown(cost)}" for name, cost in rows[setting].items()), sep="; ", flush=True)
-    options.output.mkdir(parents=True, exist_ok=True)
-    replace_file(file, json.dumps(results, indent=1) + "\n")
-    replace_file(file.with_suffix(".md"), page(results))
+    for size in options.sizes or map(Case.parse, SIZES):
+        results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        measured_with = environment()
+        title = f"{size}, {options.threads} thread(s), {measured_with['cpu']}"
+        result = results.get(title)
+        if result is None or result["environment"] != measured_with:  # as of other code
+            result = {"environment": measured_with, "rows": {}}
+        results[title] = result
+        for setting in options.settings or (SETTINGS if str(size) == SIZES[0] else OF_THE_PLAIN_FORM):
+            row = result["rows"][setting] = measured(setting, size, options.repeats)
+            print(size, setting, *(f"{name} {shown(cost)}" for name, cost in row.items()), sep="; ", flush=True)
+        replace_file(file, json.dumps(results, indent=1) + "\n")
+        replace_file(file.with_suffix(".md"), page(results))
 
 
 def measured(setting: str, case: Case, repeats: int) -> dict[str, tuple[float, float]]:
@@ -122,7 +122,7 @@ def contestants(setting: str, case: Case, logits: Tensor, label: Tensor) -> Iter
     elif "ignored" in setting:
         target = label.masked_fill(weight < 0.1, IGNORED)
         options["ignore_index"] = IGNORED
-    elif setting == "partial labels":
+    elif setting == "partial labels":  # of three classes or more
         annotated = torch.ones(case.batch, case.classes, dtype=torch.bool)
         annotated[:, -1] = False
         target = {"label": label.clamp(max=case.classes - 2), "classes": annotated}
@@ -184,7 +184,7 @@ def page(results: dict[str, Any]) -> str:
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         lines = ([setting, *(shown(row.get(name)) for name in names)] for setting, row in rows.items())
         measured_with = machine(result["environment"])
-        parts += [f"## {title}", marked(title, f"{measured_with}\n\n{table(['', *names], lines)}")]
+        parts += [f"## {title}", measured_with, table(["", *names], lines)]
     return "\n\n".join(parts) + "\n"
 
 
