@@ -331,10 +331,13 @@ def keep_sums(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     ctx.set_materialize_grads(False)
 
 
-def back_from_sums(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
+def back_from_sums(ctx: Any, upstream: Tensor | None, _: Any = None) -> tuple[Tensor | None, ...]:
     """Return the gradient of the input of sums."""
+    nothing = [None] * (len(ctx.static) + 4)
+    if upstream is None:
+        return None, *nothing
     *data, bad = ctx.saved_tensors
-    return gradient_of(ctx.static, upstream, *data, bad=bad), *[None] * (len(ctx.static) + 4)
+    return gradient_of(ctx.static, upstream, *data, bad=bad), *nothing
 
 
 def keep_values(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -345,11 +348,14 @@ def keep_values(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
     ctx.set_materialize_grads(False)
 
 
-def back_from_values(ctx: Any, upstream: Tensor, _: Any = None) -> tuple[Tensor | None, ...]:
+def back_from_values(ctx: Any, upstream: Tensor | None, _: Any = None) -> tuple[Tensor | None, ...]:
     """Return the gradient of the input of values: that of their sum, in which each weighs as much as its gradient."""
+    nothing = [None] * (len(ctx.static) + 7)
+    if upstream is None:
+        return None, *nothing
     *data, inside, outside, bad = ctx.saved_tensors
     of_values = ctx.static, ctx.exclusive, upstream, data, inside, outside
-    return gradient_of_values(*of_values, bad=bad), *[None] * (len(ctx.static) + 7)
+    return gradient_of_values(*of_values, bad=bad), *nothing
 
 
 def gradient_of(
