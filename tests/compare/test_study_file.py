@@ -429,6 +429,7 @@ def test_studies_of_lesions_can_be_run(file: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
     values = read_study_file(file)
     small = {"synthetic_cases": 5, "phantoms::size": [32, 36, 32], "phantoms::fraction": [0.002, 0.002]}
+    small["fractions"] = [0.6, 0.2, 0.2]
     values["overrides"] = {**values.get("overrides", {}), **small, "phantoms::lesions": [2, 3]}
     study = plan_study(**{**values, "output": tmp_path / "study"})
     assert study.cases == 1
