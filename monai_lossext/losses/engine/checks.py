@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..paths import is_fake, transformed, waits
 from .distributed import refuse_spread
+from .plain import blocks_of, cut
 from .reading import Reading, Rules
 
 ROUNDING = 1e-6  # how far a share or a probability may lie outside of [0, 1]
-PART = 2**16  # voxels, which stay in the cache from one operation to the next
 LARGEST_WHOLE = 2**24  # float32 holds every whole number below it
 VALIDATE = ("auto", "now", "never")
 
@@ -117,7 +117,8 @@ def extremes_of_kept(kind: Kind, rules: Rules, target: Tensor) -> Tensor:
     if waits(target) or index is None:
         return extremes(kind, rules.without_ignored(target)[0])
     found = []
-    for part in target.flatten(2).split(PART, 2):
+    for block in blocks_of(target):
+        (part,) = cut(block, target)
         if part.dtype in (torch.int32, torch.int64) and abs(index) < LARGEST_WHOLE:
             part = part.float()  # which torch compares many of at once; no other label is rounded to this one
         found.append(extremes(kind, rules.without_ignored(part)[0]))

@@ -350,12 +350,8 @@ def gap(z: Tensor) -> Tensor:
 
 
 def numbers(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return labels or weights in a type to compute in; bool and int64 by the way that processors are fast on."""
-    if x.dtype == torch.bool:
-        x = x.view(torch.uint8).clamp(max=1)
-    elif x.dtype == torch.int64:
-        x = x.to(torch.int32)
-    return x.to(dtype)
+    """Return labels or weights in a type to compute in; bool as bytes, of which torch takes many at once."""
+    return (x.view(torch.uint8).clamp(max=1) if x.dtype == torch.bool else x).to(dtype)
 
 
 def sizes_of(v: View) -> tuple[Tensor, Tensor]:

@@ -449,7 +449,9 @@ def test_what_the_plain_form_found_it_differentiates(cls, monkeypatch):
     assert not called
 
 
-@pytest.mark.parametrize("seen", ["all", "mask", "NaN under a mask", "ignored", "weights", "a class unannotated"])
+@pytest.mark.parametrize(
+    "seen", ["all", "mask", "NaN under a mask", "ignored", "ignored far away", "weights", "a class unannotated"]
+)
 @pytest.mark.parametrize("scale", [1, 30])
 def test_two_classes_are_the_sigmoid_of_a_difference(seen, scale, monkeypatch):
     """The plain form computes one channel for both, in small blocks here; not where classes merge, or NaN is hidden."""
@@ -461,17 +463,19 @@ def test_two_classes_are_the_sigmoid_of_a_difference(seen, scale, monkeypatch):
     weight = torch.rand(label.shape, generator=torch.Generator().manual_seed(0))
     mask: Any = None
     target: Any = label
+    ignored = 255
     if "mask" in seen:
         mask = weight > 0.3
         x = x.masked_fill(~mask, torch.nan) if "NaN" in seen else x
     elif seen == "weights":
         mask = weight
-    elif seen == "ignored":
-        target = label.masked_fill(weight < 0.3, 255)
+    elif "ignored" in seen:
+        ignored = ignored if seen == "ignored" else 2**32  # which int32 would wrap to 0
+        target = label.masked_fill(weight < 0.3, ignored)
     elif seen == "a class unannotated":
         target = {"label": label.clamp(max=0), "classes": torch.tensor([[True, False], [True, True]])}
     for cls in (SoftDiceLoss, MatthewsCorrelationLoss, SensitivitySpecificityLoss):
-        loss = cls(**MULTI, ignore_index=255)
+        loss = cls(**MULTI, ignore_index=ignored)
         expected = cases.value_and_gradient(loss, x, target, mask)
         with plain_path():
             found = cases.value_and_gradient(loss, x, target, mask)
