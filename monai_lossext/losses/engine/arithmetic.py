@@ -105,8 +105,9 @@ class Number:
     @classmethod
     def __torch_function__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note one of torch's functions."""
-        rule = RULES.get(function.__name__.strip("_"))
-        if rule is None:
+        name = function.__name__
+        rule = RULES.get(name.strip("_"))
+        if rule is None or (name.endswith("_") and not name.startswith("_")):  # a change in place would not be seen
             raise Unknown
         return rule(*args, **(kwargs or {}))
 
@@ -152,7 +153,7 @@ def over(operation: int, x: Any, dim: int | None = None, keepdim: bool = False) 
     """Return a total over samples or classes, or over both."""
     if (dim is not None and not keepdim) or (operation == LEAST and x.requires_grad):
         raise Unknown
-    for axis in (0, 1) if dim is None else (dim,):
+    for axis in (0, 1) if dim is None else (range(2)[dim],):
         if x.shape and x.shape[axis] > 1:
             x = note(operation, x, axis=axis)
     return x if dim is not None else Number(x.notes, x.line, (), x.requires_grad, x.first)
@@ -202,6 +203,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "gt": lambda x, y: note(LESS, y, x),
     "ge": lambda x, y: note(AT_MOST, y, x),
     "ne": partial(note, DIFFERENT),
+    "eq": lambda x, y: 1 - note(DIFFERENT, x, y),
     "where": lambda condition, x, y: note(WHERE, x, y, condition),
     "masked_fill": lambda x, condition, y: note(WHERE, y, x, condition),
     "minimum": lambda x, y: note(WHERE, y, x, (y < x) | (y != y)),  # of which NaN is one

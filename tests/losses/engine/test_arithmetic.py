@@ -86,3 +86,34 @@ def test_what_is_noted_is_the_loss(cls, masked):
 def test_what_cannot_be_noted_is_left_to_torch(function):
     assert arithmetic.noted(lambda rows: rows[2] + rows[3].sum(1, keepdim=True).detach(), sums()) is not None
     assert arithmetic.noted(function, sums()) is None
+
+
+def added_in_place(rows: Any) -> Any:
+    """Return what a loss makes of its sums that adds them to a tensor of its own."""
+    total = torch.zeros(2, 3, dtype=torch.float64)
+    total.add_(rows[2])
+    return total + rows[3].detach()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        added_in_place,
+        lambda rows: torch.where(rows[4] == 0, 7.0, rows[2]),
+        lambda rows: torch.where(torch.eq(rows[4].detach(), 0.0), 7.0, rows[2]),
+        lambda rows: torch.where(rows[4] != 0, rows[2], 7.0),
+        lambda rows: torch.where(~(rows[3] > 0.2) | (rows[4] <= 0.5), rows[2], rows[3]),
+        lambda rows: (rows[2] * rows[3]).sum(-1, keepdim=True),
+        lambda rows: rows[2].sum(dim=-2, keepdim=True),
+        lambda rows: rows[2] + rows[3].detach().sum((0, 1), keepdim=True),
+        lambda rows: (rows[4].detach() == 0).any(-1, keepdim=True) * rows[2],
+        lambda rows: rows[2].clamp(min=0.5, max=0.6) - torch.minimum(rows[3], rows[4]),
+        lambda rows: 2.0 / (1 + rows[2]) ** 1.5 - rows[3].sqrt().mean(),
+    ],
+)
+def test_whatever_is_noted_is_what_torch_computes(function):
+    """Of a loss of somebody's own as well: a wrong number would not be seen."""
+    noted = arithmetic.noted(function, sums())
+    expected = function(sums().unbind())
+    if noted is not None:
+        torch.testing.assert_close(arithmetic.by_torch(noted[0], sums(), noted[1]), expected, rtol=1e-12, atol=1e-14)
