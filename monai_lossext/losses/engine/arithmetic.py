@@ -203,7 +203,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "gt": lambda x, y: note(LESS, y, x),
     "ge": lambda x, y: note(AT_MOST, y, x),
     "ne": partial(note, DIFFERENT),
-    "eq": lambda x, y: 1 - note(DIFFERENT, x, y),
+    "eq": lambda x, y: note(SUBTRACT, 1, note(DIFFERENT, x, y)),
     "where": lambda condition, x, y: note(WHERE, x, y, condition),
     "masked_fill": lambda x, condition, y: note(WHERE, y, x, condition),
     "minimum": lambda x, y: note(WHERE, y, x, (y < x) | (y != y)),  # of which NaN is one
