@@ -280,13 +280,14 @@ def sums_with_slopes(
         t = numbers(t, dtype)
         if weighs:
             t, w = rules.weigh(t, None if w is None else numbers(w, dtype))
+            w = None if w is None else numbers(w, dtype)  # of ignored voxels alone it was bool
         share = shares(rules, t, p)
         z = torch.clamp(gap(z) if two else promoted(z), -STEEPEST_LOGIT, STEEPEST_LOGIT, out=q)
         torch.exp(z, out=p)
         torch.add(p, 1, out=q).reciprocal_()
         torch.mul(p.mul_(q), q, out=slope)
         if w is not None:
-            torch.sum(w.to(dtype).expand_as(p), space, out=n)
+            torch.sum(w.expand_as(p), space, out=n)
             for x in (slope, p, q):
                 x.mul_(w)
             torch.sum(torch.mul(share, w, out=room), space, out=g)
