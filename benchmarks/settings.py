@@ -82,7 +82,8 @@ def main() -> None:
     for size in options.sizes or map(Case.parse, SIZES):
         results: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         measured_with = environment()
-        title = f"{size}, {options.threads} thread(s), {measured_with['cpu']}"
+        processor = f"{measured_with['cpu']} ({measured_with['instructions']})"
+        title = f"{size}, {options.threads} thread(s), {processor}"
         result = results.get(title)
         if result is None or result["environment"] != measured_with:  # as of other code
             result = {"environment": measured_with, "rows": {}}

@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 
 STUDY = Path(__file__).with_name("shares.yaml")
 FRACTIONS = (0.0005, 0.005, 0.05, 0.3)
-SIZE = 54  # voxels of a side: a view within the brain, since a whole one has no room for lesions of 0.3
 SCORES = {"dice": "Dice coefficient", "lesion_f1": "lesion-wise F1"}
 
 
@@ -29,17 +28,9 @@ def train(output: Path, options: list[str]) -> int:
     """Run the study of each fraction; return the last exit code that was not 0."""
     failed = 0
     for fraction in FRACTIONS:
-        command = [
-            sys.executable,
-            "-m",
-            "monai_lossext",
-            "compare",
-            str(STUDY),
-            "--output",
-            str(output / str(fraction)),
-        ]
-        command += ["--override", f"phantoms::fraction=[{fraction},{fraction}]"]
-        command += ["--override", f"phantoms::size=[{SIZE},{SIZE},{SIZE}]", *options]
+        command = [sys.executable, "-m", "monai_lossext", "compare", str(STUDY)]
+        command += ["--output", str(output / str(fraction))]
+        command += ["--override", f"phantoms::fraction=[{fraction},{fraction}]", *options]
         failed = subprocess.run(command, check=False).returncode or failed
     return failed
 

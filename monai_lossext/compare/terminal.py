@@ -45,6 +45,7 @@ class TerminalWatcher:
         self.console = console
         self.done: dict[Path, int] = {}  # epochs of the runs that have begun or ended
         self.begin: dict[Path, float] = {}
+        self.scores: dict[Path, str] = {}  # the last ones of the runs, as they are shown
         starts = {run.start.folder: run.start for run in study.runs() if run.start}
         self.runs = [*starts.values(), *study.runs()]
         self.bar = Progress(
@@ -79,9 +80,9 @@ class TerminalWatcher:
         shown = f"val_{primary}"
         if shown not in row:  # the first that the bundle's validation computes
             shown = next((name for name in row if name.startswith("val_")), shown)
-        score = float(row.get(shown) or "nan")
-        name = metric_name(shown.removeprefix("val_"))
-        text = f"{escape(run.name)}: epoch {done}/{run.epochs}, {escape(name)} {score:.3f}"
+        if row.get(shown):  # not every epoch ends with a validation
+            self.scores[run.folder] = f", {escape(metric_name(shown.removeprefix('val_')))} {float(row[shown]):.3f}"
+        text = f"{escape(run.name)}: epoch {done}/{run.epochs}{self.scores.get(run.folder, '')}"
         self._show(run, done, text)
         if not self.console.is_terminal and done % max(1, run.epochs // LINES) == 0:
             self.console.print(f"  {text}", highlight=False, soft_wrap=True)

@@ -411,12 +411,12 @@ def test_cases_of_folds_count_once(plan: Callable[..., Study], watcher: Recorder
 
 
 def test_there_is_room_for_lesions_of_each_fraction() -> None:
-    """Of those that benchmarks/lesions/shares.py trains with, and as many lesions as the bundle draws."""
+    """Of those that benchmarks/lesions/shares.py trains with, and as many lesions as its phantoms have."""
     script = runpy.run_path(str(LESIONS / "shares.py"))
-    train = yaml.safe_load((LESIONS.parents[1] / "bundles/white_matter_lesion_3d/configs/train.yaml").read_text())
+    phantoms = yaml.safe_load((LESIONS / "config" / "small.yaml").read_text(encoding="utf-8"))["phantoms"]
     for fraction in script["FRACTIONS"]:
-        for lesions in train["phantoms"]["lesions"]:
-            mask = lesion_phantom(0, (script["SIZE"],) * 3, lesions=lesions, fraction=fraction).mask
+        for lesions in phantoms["lesions"]:
+            mask = lesion_phantom(0, phantoms["size"], lesions=lesions, fraction=fraction).mask
             assert mask.mean() == pytest.approx(fraction, rel=0.02)
 
 

@@ -36,7 +36,7 @@ def test_a_terminal_shows_the_newest_epoch_and_a_log_the_ends(
             watcher.epoch(study.runs()[0], 3, {"epoch": "3", "val_jaccard": ""})
             watcher.bar.refresh()
         text = shown(out)
-        assert "SoftDiceLoss, seed 0: epoch 3/3, Jaccard index nan" in text
+        assert "SoftDiceLoss, seed 0: epoch 3/3, Jaccard index 0.750" in text  # the last one there was
         assert "2/2 MatthewsCorrelationLoss, seed 0: starts" in text or terminal is False
         assert "SoftDiceLoss, seed 0: " + ("finished in" if terminal else "was finished before") in text
         assert "MatthewsCorrelationLoss, seed 0: the training failed: exit code 3, see " in text
