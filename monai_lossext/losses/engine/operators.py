@@ -518,8 +518,8 @@ class PlainSums(Function):
         """Return the sums, of which one that every loss looks at is NaN if a value is out of range."""
         rules, wanted = unflattened(static)
         lean = plain.sums_with_slopes(rules, wanted, input, target, mask, classes) if ctx.needs_input_grad[0] else None
-        found, slopes = lean or (plain.sums(rules, wanted, input, target, mask, classes), None)
-        ctx.save_for_backward(input, target, mask, classes, bad, slopes)
+        found, ctx.slopes = lean or (plain.sums(rules, wanted, input, target, mask, classes), None)
+        ctx.save_for_backward(input, target, mask, classes, bad)
         ctx.static = static
         ctx.set_materialize_grads(False)
         found = spoilt(found, bad, mask is not None)
@@ -529,10 +529,11 @@ class PlainSums(Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient of the input, 0 if a value is out of range."""
-        *data, bad, slopes = ctx.saved_tensors
-        if slopes is None or torch.is_grad_enabled():
+        *data, bad = ctx.saved_tensors
+        if ctx.slopes is None or torch.is_grad_enabled():
             gradient = gradient_of(ctx.static, upstream, *data, operators=False)
         else:
+            slopes, ctx.slopes = ctx.slopes, None  # which become the gradient; a second one is found without them
             rules, _ = unflattened(ctx.static)
             gradient = plain.gradient_by_slopes(rules, upstream, data[1], slopes, data[0])
         return gradient if bad is None else gradient.masked_fill(bad, 0), None, None, None, None, None

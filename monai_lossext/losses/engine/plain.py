@@ -39,7 +39,7 @@ SMALLEST_POWER = 1e-6  # below it, powers with an infinite slope at 0 go on as s
 MOST_EXACT = 127  # channels whose numbers every other type holds
 LARGEST_TAME = 100.0  # logits of which no power overflows
 LARGEST_COUNT = 2**23  # float32 counts voxels exactly up to here and a little further
-BLOCK = 2**16  # numbers of a block for each thread, which stay in its cache from one operation to the next
+BLOCK = 2**17  # numbers of a block for each thread: they stay in its cache, and torch is called seldom enough
 
 
 @dataclass(frozen=True)
@@ -261,14 +261,19 @@ def sums_with_slopes(
     of a sigmoid whose shares are all 0 or 1, or of two exclusive classes, whose second one is the sigmoid of the
     difference of their logits. None elsewhere.
 
-    Here the mathematics take so little that the rest counts: each block is computed in the same few rooms.
+    Here the mathematics take so little that the rest counts: each block is computed in the same few rooms, and the
+    slopes are written where the gradient will be, for new memory takes as long as the exponential.
     """
     counts = wanted.counts and not wanted.likelihood and wanted.further in (None, "negatives")
     two = is_pair(rules) and classes is None and (mask is None or mask.shape[1] == 1)
     if waits(input) or not counts or not (two or rules.activation == "sigmoid"):
         return None
     dtype, blocks = computing_dtype(input), blocks_of(input)
-    slopes = torch.empty(input.shape[0], 1 if two else input.shape[1], *input.shape[2:], dtype=dtype)
+    if dtype == input.dtype and input.is_contiguous():
+        whole = torch.empty_like(input)
+    else:
+        whole = torch.empty(input.shape[0], 1 if two else input.shape[1], *input.shape[2:], dtype=dtype)
+    slopes = whole[:, -1:] if two else whole
     rooms = slopes.new_empty(3, max(cut(block, slopes)[0].numel() for block in blocks))
     parts = slopes.new_zeros(len(blocks), KINDS, *slopes.shape[:2])
     weighs, looks = mask is not None or rules.ignore_index is not None, not is_hard(rules, target)
@@ -310,14 +315,18 @@ def sums_with_slopes(
         rest = rest if weighs else n - g
         found = [torch.cat(x, 1) for x in ((n, n), (rest, g), (tn, tp), (fn, fp), (fp, fn), (tp, tn))]
     known = FIRST + bool(wanted.further)
-    return [*found[:known], *[None] * (KINDS - known)], slopes
+    return [*found[:known], *[None] * (KINDS - known)], whole
 
 
 def gradient_by_slopes(
-    rules: Rules, upstream: Sequence[Tensor | None], target: Tensor, slopes: Tensor, like: Tensor
+    rules: Rules, upstream: Sequence[Tensor | None], target: Tensor, found: Tensor, like: Tensor
 ) -> Tensor:
-    """Return :func:`gradient` of an input that is like another one, given what :func:`sums_with_slopes` has found."""
-    zero, whole, two = slopes.new_zeros(like.shape[:2]), torch.empty_like(like), slopes.shape[1] < like.shape[1]
+    """Return :func:`gradient` of an input that is like another one, in the place of what :func:`sums_with_slopes` has
+    found, if it fits there.
+    """
+    two = is_pair(rules)
+    whole = found if found.dtype == like.dtype and found.shape == like.shape else torch.empty_like(like)
+    slopes, zero = found[:, -1:] if two else found, found.new_zeros(like.shape[:2])
     tp, fp, fn, tn = (zero if x is None else x for x in upstream[TP : FIRST + 1])
     a, b = tp - fn, fp - tn
     if two:

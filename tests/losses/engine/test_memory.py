@@ -72,6 +72,15 @@ def test_in_torchs_own_operations_it_is_four_logits(cls, channels, extra, monkey
         assert logits_taken(cls, channels, extra) <= 4
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("extra", ["", "mask", "ignored"])
+def test_of_two_classes_torchs_own_operations_keep_the_gradient_alone(channels, extra, monkeypatch):
+    monkeypatch.setattr(plain, "BLOCK", 2**12)
+    for cls in (REGION[0], REGION[-1]):
+        with plain_path():
+            assert 1 <= logits_taken(cls, channels, extra) <= 1.4
+
+
 VOXEL = [cls for cls in cases.CLASSES if issubclass(cls, VoxelLoss)]
 
 
