@@ -268,7 +268,7 @@ def _run(study: Study) -> None:
     from monai_lossext.compare.trial import verify
 
     console = Console()
-    if study.execution.name == "local" and not study.bundle.is_relative_to(bundles_dir()):  # whose own are tested
+    if not study.bundle.is_relative_to(bundles_dir()):  # whose own are tested
         with _one_line(StudyError):
             verify(study, console.print)
     try:

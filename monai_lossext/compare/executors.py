@@ -6,12 +6,15 @@ import logging
 import math
 import os
 import socket
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from monai_lossext.compare.job import Children, Job, do_job
 from monai_lossext.compare.plan import Execution, StudyError
+
+Result = TypeVar("Result")
 
 
 class Executor(Protocol):
@@ -25,6 +28,9 @@ class Executor(Protocol):
 
     def submit(self, job: Job) -> Future[str]:
         """Take a job; the result is why it failed, or ""."""
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function returns, or raise what it raises, where jobs are done."""
 
     def __enter__(self) -> Executor: ...
 
@@ -64,6 +70,10 @@ class LocalExecutor:
         """Take a job."""
         return self.pool.submit(do_job, job, self.environment, self.children)
 
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function returns."""
+        return function(*arguments)
+
     def __enter__(self) -> LocalExecutor:
         return self
 
@@ -98,11 +108,8 @@ class RayExecutor:
             raise StudyError(f"--address: cannot use the Ray cluster {execution.address}: {error}") from error
         if execution.address is None:
             self._check_resources(execution)
-        threads = execution.threads or max(1, int(execution.cpus))
-        self.environment = {"OMP_NUM_THREADS": str(threads)}
-        self.do_job = ray.remote(do_job).options(
-            num_cpus=execution.cpus, num_gpus=execution.gpus, max_retries=execution.retries
-        )
+        self.environment = {"OMP_NUM_THREADS": str(threads_of(execution))}
+        self.needs = {"num_cpus": execution.cpus, "num_gpus": execution.gpus, "max_retries": execution.retries}
 
     def _check_resources(self, execution: Execution) -> None:
         """Refuse what this machine has not; Ray would wait for it, as for a machine that is still to come."""
@@ -115,8 +122,21 @@ class RayExecutor:
 
     def submit(self, job: Job) -> Future[str]:
         """Take a job."""
-        future: Future[str] = self.do_job.remote(job, self.environment).future()
+        future: Future[str] = self._remote(do_job, job, self.environment).future()
         return future
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function returns on some machine of the cluster."""
+        try:
+            found: Result = self.ray.get(self._remote(function, *arguments))
+        except self.ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        except self.ray.exceptions.RayError as error:  # a worker or a machine was lost too often
+            raise StudyError(f"--executor: {type(error).__name__}: {error}") from error
+        return found
+
+    def _remote(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return self.ray.remote(function).options(**self.needs).remote(*arguments)
 
     def __enter__(self) -> RayExecutor:
         return self
@@ -134,6 +154,12 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise StudyError(f"--address: cannot use the Ray cluster {address}: {error}") from error
+
+
+def threads_of(execution: Execution) -> int:
+    """Return how many threads a run has."""
+    each = int(execution.cpus) if execution.name == "ray" else available_threads() // execution.processes
+    return execution.threads or max(1, each)
 
 
 def available_threads() -> int:

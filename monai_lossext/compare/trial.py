@@ -23,7 +23,7 @@ from typing import Any
 
 from ignite.engine import Events
 
-from monai_lossext.compare.executors import available_threads
+from monai_lossext.compare.executors import make_executor, threads_of
 from monai_lossext.compare.job import python_environment, read_state
 from monai_lossext.compare.plan import Run, Study, StudyError, has_engines
 from monai_lossext.compare.run import bundle_command, write_study
@@ -58,7 +58,7 @@ def try_run(run: Run) -> dict[str, Any]:
         write_study(study)
         arguments = [argument for argument in bundle_command(trial) if argument.startswith("--")]
         command = [sys.executable, "-m", __name__, str(trial.folder), *arguments]
-        environment = {**python_environment(), "OMP_NUM_THREADS": str(_threads(study))}
+        environment = {**python_environment(), "OMP_NUM_THREADS": str(threads_of(study.execution))}
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=SECONDS, check=False, env=environment
@@ -75,13 +75,9 @@ def try_run(run: Run) -> dict[str, Any]:
     return found
 
 
-def _threads(study: Study) -> int:
-    return study.execution.threads or max(1, available_threads() // study.execution.processes)
-
-
 def _cached(run: Run) -> Path:
     """Where the last trial of such a run on this machine is kept."""
-    settings = run.settings() | {"epochs": 0, "host": socket.gethostname(), "threads": _threads(run.study)}
+    settings = run.settings() | {"epochs": 0, "host": socket.gethostname(), "threads": threads_of(run.study.execution)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:24]
     return cache_folder() / "trials" / f"{digest}.json"
 
@@ -102,7 +98,8 @@ def time_epochs(study: Study) -> dict[str, float]:
 
 
 def verify(study: Study, say: Callable[[str], object], tried: dict[str, dict[str, Any]] | None = None) -> None:
-    """Try a bundle before the first training: loss and seed must change it, and it must write into its folder alone.
+    """Try a bundle before the first training, where that will be: loss and seed must change it, and it must write into
+    its folder alone.
 
     Args:
         study: the study; one that was begun is not tried again.
@@ -112,12 +109,18 @@ def verify(study: Study, say: Callable[[str], object], tried: dict[str, dict[str
     Raises:
         StudyError: says which of these does not hold, or why a batch failed.
     """
-    runs, tried = study.runs(), tried or {}
-    if not has_engines(study.bundle) or any(read_state(run.folder) for run in runs):
+    tried = tried or {}
+    if not has_engines(study.bundle) or any(read_state(run.folder) for run in study.runs()):
         return
     say("Trying whether loss and seed change the training, and what it writes")
+    with make_executor(study.execution) as workers:
+        _verify(study, lambda run: tried.get(run.name) or workers.call(try_run, run))
+
+
+def _verify(study: Study, attempt: Callable[[Run], dict[str, Any]]) -> None:
+    runs = study.runs()
     first = runs[0]
-    found = tried.get(first.name) or try_run(first)
+    found = attempt(first)
     if found["written"]:
         raise StudyError(
             f"--bundle: {study.bundle.name} writes outside of the run's folder: {', '.join(found['written'][:3])}. Runs"
@@ -128,7 +131,7 @@ def verify(study: Study, say: Callable[[str], object], tried: dict[str, dict[str
         "seeds": [run for run in runs if run.loss == first.loss and run.seed != first.seed][:1],
     }
     for what, (other,) in ((what, other) for what, other in others.items() if other):
-        if (tried.get(other.name) or try_run(other))["losses"] == found["losses"]:
+        if attempt(other)["losses"] == found["losses"]:
             raise StudyError(
                 f"--bundle: the first batches of {first.name} and of {other.name} are the same to the last digit: the"
                 f" {what} of the study would change nothing in {study.bundle.name}"

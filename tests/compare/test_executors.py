@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_lossext.compare import executors
+from monai_lossext.compare import executors, trial
 from monai_lossext.compare.check import plan_study
 from monai_lossext.compare.executors import LocalExecutor, available_threads
 from monai_lossext.compare.job import read_history, read_state
@@ -147,6 +148,24 @@ def test_ray_gives_the_same_tables_though_the_driver_was_killed(
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert read_state(run)["resumed"] is True
     assert tables(tmp_path / "ray") == tables(tmp_path / "local")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_bundle_is_tried_where_ray_will_train_it(plan: Callable[..., Study], monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(run: object) -> dict[str, object]:
+        return {"written": [f"process-{os.getpid()}"], "losses": []}
+
+    def broken(run: object) -> dict[str, object]:
+        raise StudyError("--bundle: a batch failed")
+
+    monkeypatch.setattr(trial, "has_engines", lambda bundle: True)
+    study = plan(executor={"name": "ray"})
+    for attempt, said in ((elsewhere, "writes outside of the run's folder: process-"), (broken, "a batch failed")):
+        monkeypatch.setattr(trial, "try_run", attempt)
+        with pytest.raises(StudyError, match=said) as caught:
+            trial.verify(study, print)
+        assert f"process-{os.getpid()}" not in str(caught.value)
 
 
 @needs_ray
