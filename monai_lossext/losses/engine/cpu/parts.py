@@ -53,9 +53,9 @@ from .codes import (
     WIDTH,
     Z,
 )
+from .likelihoods import nll_of_given, nll_of_sigmoid, nll_of_softmax
 from .memory import Row, read, write
-from .runtime import array_at, compiled, sums_over, take
-from .walk import (
+from .rows import (
     HIGHEST,
     INVERSE,
     LOGITS,
@@ -72,15 +72,12 @@ from .walk import (
     W,
     fill,
     is_copy,
-    nll_of_given,
-    nll_of_sigmoid,
-    nll_of_softmax,
     row_of,
-    scratch_in,
     sigmoid,
     softmax,
-    stretch,
 )
+from .runtime import array_at, compiled, sums_over, take
+from .walk import scratch_in, stretch
 
 RUN = 16  # voxels that are added up at once, if all belong to one part
 NEXT_TO_NOTHING = np.float32(1e-18)  # what other channels have together below it is taken anew from their logits
