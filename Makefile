@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Phantoms are easy and small in number, real pictures take the bundle's whole training.
 ifeq ($(DATA),synthetic)
-DEMO_OPTIONS := --section testing --processes 2 --epochs 12 --override synthetic_cases=300 \
+DEMO_OPTIONS := --section testing --processes 2 --epochs 10 --override synthetic_cases=300 \
     --override batch_size=10 --override learning_rate=0.002
 else
 DEMO_OPTIONS := --section validation
