@@ -85,6 +85,7 @@ def from_study(study_folder: Path, name: str, dataset_dir: str) -> str:
         study["dataset_dir"]: dataset_dir,
         str(Path(study["output"]).parent): "build",
         str(Path(study["bundle"]).parent): "bundles",
+        f"{ROOT}/": "",  # configs that stand elsewhere
     }
     start = Path(study.get("initial_weights", ""))
     if "runs" in start.parts:  # those of another study
