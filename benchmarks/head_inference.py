@@ -9,7 +9,7 @@ process of its own, and prints seconds, from start to mask, and the most memory 
 from __future__ import annotations
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,10 +36,11 @@ def main() -> None:
         for bundle in bundles:
             begin = time.perf_counter()
             command = [sys.executable, "-m", "monai_lossext", "predict", bundle, str(heads), str(Path(folder) / bundle)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            seconds = time.perf_counter() - begin
-            memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest until now
-            print(f"{bundle}: {seconds:.0f} s, {memory:.1f} GiB")
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)  # which tells the memory of this process alone
+            if status:
+                raise SystemExit(f"{' '.join(command)}: failed, exit code {os.waitstatus_to_exitcode(status)}")
+            print(f"{bundle}: {time.perf_counter() - begin:.0f} s, {usage.ru_maxrss / 2**20:.1f} GiB")
 
 
 if __name__ == "__main__":

@@ -413,10 +413,10 @@ def test_cases_of_folds_count_once(plan: Callable[..., Study], watcher: Recorder
 def test_there_is_room_for_lesions_of_each_fraction() -> None:
     """Of those that benchmarks/lesions/shares.py trains with, and as many lesions as its phantoms have."""
     script = runpy.run_path(str(LESIONS / "shares.py"))
-    phantoms = yaml.safe_load((LESIONS / "config" / "small.yaml").read_text(encoding="utf-8"))["phantoms"]
+    small = yaml.safe_load((LESIONS / "config" / "small.yaml").read_text(encoding="utf-8"))
     for fraction in script["FRACTIONS"]:
-        for lesions in phantoms["lesions"]:
-            mask = lesion_phantom(0, phantoms["size"], lesions=lesions, fraction=fraction).mask
+        for lesions in small["phantoms::lesions"]:
+            mask = lesion_phantom(0, small["phantoms::size"], lesions=lesions, fraction=fraction).mask
             assert mask.mean() == pytest.approx(fraction, rel=0.02)
 
 

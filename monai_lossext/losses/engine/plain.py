@@ -284,8 +284,8 @@ def sums_with_slopes(
         n, g, tp, fp, fn, tn, rest, *_ = part[:, block[0]].unbind()
         t = numbers(t, dtype)
         if weighs:
-            t, w = rules.weigh(t, None if w is None else numbers(w, dtype))
-            w = None if w is None else numbers(w, dtype)  # of ignored voxels alone it was bool
+            t, w = rules.weigh(t, w)
+            w = numbers(w, dtype)
         share = shares(rules, t, p)
         z = torch.clamp(gap(z) if two else promoted(z), -STEEPEST_LOGIT, STEEPEST_LOGIT, out=q)
         torch.exp(z, out=p)
@@ -325,7 +325,8 @@ def gradient_by_slopes(
     found, if it fits there.
     """
     two = is_pair(rules)
-    whole = found if found.dtype == like.dtype and found.shape == like.shape else torch.empty_like(like)
+    fits = found.dtype == like.dtype and found.shape == like.shape and found.stride() == like.stride()
+    whole = found if fits else torch.empty_like(like)
     slopes, zero = found[:, -1:] if two else found, found.new_zeros(like.shape[:2])
     tp, fp, fn, tn = (zero if x is None else x for x in upstream[TP : FIRST + 1])
     a, b = tp - fn, fp - tn

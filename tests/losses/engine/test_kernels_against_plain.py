@@ -483,21 +483,22 @@ def test_two_classes_are_the_sigmoid_of_a_difference(seen, scale, monkeypatch):
     assert bool(taken) == (seen not in ("a class unannotated", "NaN under a mask"))
 
 
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [1, 2, 3])
 @pytest.mark.parametrize("layout", ["float32", "float64", "bfloat16", "channels-last"])
 def test_a_second_backward_finds_what_the_first_one_found(channels, layout):
     """The plain form turns what it keeps into the gradient, which nobody may change afterwards."""
     dtype = torch.float32 if layout == "channels-last" else getattr(torch, layout)
     x = cases.logits(2, channels, 7, 9, 5, dtype=dtype)
     x = (x.to(memory_format=torch.channels_last_3d) if layout == "channels-last" else x).requires_grad_()
-    options = MULTI if channels > 1 else {"sigmoid": True}
+    options, label = (MULTI if channels == 2 else {"sigmoid": True}), cases.indices(2, max(channels, 2), 7, 9, 5)
     with plain_path():
-        loss = SoftDiceLoss(**options)(x, cases.indices(2, 2, 7, 9, 5))
+        loss = SoftDiceLoss(**options)(x, cases.one_hot(label, channels) if channels == 3 else label)
         (first,) = torch.autograd.grad(loss, x, retain_graph=True)
         kept = first.clone()
         (second,) = torch.autograd.grad(loss, x, retain_graph=True)
         (third,) = torch.autograd.grad(loss, x)
     assert first.equal(kept)
+    assert first.stride() == x.stride()
     assert kept.abs().max() > 0
     for other in (second, third):
         torch.testing.assert_close(other, first, rtol=1e-5 if dtype != torch.bfloat16 else 2**-7, atol=1e-9)
