@@ -285,7 +285,7 @@ def sums_with_slopes(
         t = numbers(t, dtype)
         if weighs:
             t, w = rules.weigh(t, w)
-            w = numbers(w, dtype)
+            w = None if w is None else numbers(w, dtype)
         share = shares(rules, t, p)
         z = torch.clamp(gap(z) if two else promoted(z), -STEEPEST_LOGIT, STEEPEST_LOGIT, out=q)
         torch.exp(z, out=p)
