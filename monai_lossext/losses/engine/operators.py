@@ -517,8 +517,10 @@ class PlainSums(Function):
     ) -> tuple[Tensor | None, ...]:
         """Return the sums, of which one that every loss looks at is NaN if a value is out of range."""
         rules, wanted = unflattened(static)
-        lean = plain.sums_with_slopes(rules, wanted, input, target, mask, classes) if ctx.needs_input_grad[0] else None
-        found, ctx.slopes = lean or (plain.sums(rules, wanted, input, target, mask, classes), None)
+        data = input, target, mask, classes
+        lean = plain.sums_with_slopes(rules, wanted, *data) if ctx.needs_input_grad[0] else None
+        found, ctx.slopes = lean or (plain.sums(rules, wanted, *data), None)
+        ctx.by_slopes = lean is not None
         ctx.save_for_backward(input, target, mask, classes, bad)
         ctx.static = static
         ctx.set_materialize_grads(False)
@@ -530,12 +532,14 @@ class PlainSums(Function):
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient of the input, 0 if a value is out of range."""
         *data, bad = ctx.saved_tensors
-        if ctx.slopes is None or torch.is_grad_enabled():
-            gradient = gradient_of(ctx.static, upstream, *data, operators=False)
-        else:
-            slopes, ctx.slopes = ctx.slopes, None  # which become the gradient; a second one is found without them
-            rules, _ = unflattened(ctx.static)
+        if ctx.by_slopes and not torch.is_grad_enabled():
+            rules, wanted = unflattened(ctx.static)
+            slopes, ctx.slopes = ctx.slopes, None  # which become the gradient; another one finds them again, bit by bit
+            if slopes is None:
+                _, slopes = plain.sums_with_slopes(rules, wanted, *data)  # type: ignore[misc]
             gradient = plain.gradient_by_slopes(rules, upstream, data[1], slopes, data[0])
+        else:
+            gradient = gradient_of(ctx.static, upstream, *data, operators=False)
         return gradient if bad is None else gradient.masked_fill(bad, 0), None, None, None, None, None
 
 
