@@ -99,15 +99,15 @@ def test_many_studies_at_once_are_judged_like_one(folds: int) -> None:
         assert ranking.inferior_to_all == [loss for i, loss in enumerate("ABCD") if worse[i].sum() == 3]
 
 
-@pytest.mark.filterwarnings("ignore::statsmodels.tools.sm_exceptions.ConvergenceWarning")  # of optimisers before
+@pytest.mark.filterwarnings("ignore::statsmodels.tools.sm_exceptions.ConvergenceWarning")  # of one of two optimisers
 @pytest.mark.parametrize("own", [0.0, 0.03])
 def test_parity_with_a_mixed_model(own: float) -> None:
     """Cases and trainings as crossed random effects, by REML, on ten studies: the same difference, and its error.
 
     Our standard error's part over the trainings is that of the model with these two effects, to 0.1 %. Ours adds the
     part over the cases, for what a case gives to one loss. Against the model that has this as a third effect it is 2 to
-    12 % larger, because the noise of single scores is in both parts. (The model's optimisers stop short of the maximum
-    in some other studies, which says nothing about ours.)
+    12 % larger, because the noise of single scores is in both parts. Which of the model's optimisers stops short of the
+    maximum hangs on the machine, so the best of two counts.
     """
     parts = {"case": "0 + C(case)", "training": "0 + C(training)"} | ({"both": "0 + C(both)"} if own else {})
     for scores in simulate(Setting(2, 3, 0.01, own=own, cases=40), 10, np.random.default_rng(3)):
@@ -117,8 +117,7 @@ def test_parity_with_a_mixed_model(own: float) -> None:
         table["both"] = table["loss"] + table["case"].astype(str)
         formula = "jaccard ~ C(loss, Treatment('B'))"
         model = smf.mixedlm(formula, table, groups="study", vc_formula=parts, re_formula="0")
-        fit = model.fit(method=["lbfgs", "bfgs", "powell"])
-        assert fit.converged
+        fit = max((model.fit(method=optimiser) for optimiser in ("lbfgs", "nm")), key=lambda fit: fit.llf)
         assert fit.fe_params.iloc[1] / 100 == pytest.approx(pair.difference, abs=1e-9)
         error = float(fit.bse_fe.iloc[1]) / 100
         if own:
