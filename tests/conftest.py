@@ -21,6 +21,19 @@ def _same_locale() -> Iterator[None]:
     locale.setlocale(locale.LC_ALL, before)
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own for all but compiled loops, which take long to make."""
+    from monai_lossext.losses.engine.cpu.runtime import cache_folder, digest_of_sources
+
+    loops, folder = cache_folder() / digest_of_sources(), tmp_path / "cache"
+    for made in (loops, folder):
+        made.mkdir(parents=True, exist_ok=True)
+    (folder / loops.name).symlink_to(loops)
+    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def bundles_dir() -> Path:
     """The folder that holds the bundles."""

@@ -423,10 +423,10 @@ def test_there_is_room_for_lesions_of_each_fraction() -> None:
 LESION_STUDIES = sorted(LESIONS.glob("*.yaml"))
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("file", LESION_STUDIES, ids=lambda file: file.stem)
-def test_studies_of_lesions_can_be_run(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_studies_of_lesions_can_be_run(file: Path, tmp_path: Path) -> None:
     """All that is checked before the first training, with phantoms that are made in a moment."""
-    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
     values = read_study_file(file)
     small = {"synthetic_cases": 5, "phantoms::size": [32, 36, 32], "phantoms::fraction": [0.002, 0.002]}
     small["fractions"] = [0.6, 0.2, 0.2]

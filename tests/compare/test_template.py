@@ -24,11 +24,9 @@ def test_it_is_short() -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_that_ignores_the_seed_is_refused_before_the_first_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_a_bundle_that_ignores_the_seed_is_refused_before_the_first_training(tmp_path: Path) -> None:
     """It uses the key: only a few batches show that nothing depends on it."""
-    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
     volumes(tmp_path / "data", 10, images="images", labels="labels")
     shutil.copytree(TEMPLATE, tmp_path / "mine")
     train = tmp_path / "mine" / "configs" / "train.yaml"
@@ -45,9 +43,9 @@ def test_a_bundle_that_ignores_the_seed_is_refused_before_the_first_training(
 
 
 @pytest.mark.slow
-def test_it_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_it_is_compared(tmp_path: Path) -> None:
     """Losses by their names, with no overlay in the bundle; two seeds; unseen cases."""
-    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
     volumes(tmp_path / "data", 10, images="images", labels="labels")
     options = ["--dataset-dir", tmp_path / "data", "--override", "patch=[8,8,8]", "--override", "learning_rate=0.01"]
     options += ["--losses", "SoftDiceLoss,MatthewsCorrelationLoss"]

@@ -178,9 +178,8 @@ def zoo_config(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def data(tmp_path: Path, own_cache: Path) -> Path:
     """A data set of seven cases, of which the last three validate; what is timed is kept beside it."""
-    monkeypatch.setenv("MONAI_LOSSEXT_CACHE", str(tmp_path / "cache"))
     volumes(tmp_path / "data", 7)
     return tmp_path / "data"
 
