@@ -294,3 +294,35 @@ def test_logits_of_exactly_zero_have_a_gradient():
         HausdorffCVLoss(sigmoid=True, radii=(1,)), torch.zeros(1, 1, 9, 9), torch.ones(1, 1, 9, 9)
     )
     assert gradient.any()
+
+
+def test_itk_takes_no_more_threads_than_torch_and_gets_its_own_back(monkeypatch):
+    """A process that loads data has one: waiting for others takes longer than a small map."""
+    import SimpleITK as sitk
+
+    from monai_lossext.losses.engine import components, distances
+
+    seen, before, threads = [], sitk.ProcessObject.GetGlobalDefaultNumberOfThreads(), torch.get_num_threads()
+
+    def watched(real):
+        def function(*arguments, **options):
+            seen.append(sitk.ProcessObject.GetGlobalDefaultNumberOfThreads())
+            return real(*arguments, **options)
+
+        return function
+
+    for name in ("ConnectedComponent", "SignedMaurerDistanceMap"):
+        monkeypatch.setattr(sitk, name, watched(getattr(sitk, name)))
+    mask = torch.zeros(1, 1, 5, 6, 7, dtype=torch.bool)
+    mask[..., 2:4, 2:4] = True
+    try:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(3)
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            components.component_map(mask)
+            distances._depth_by_itk(mask[0, 0], (1.0, 2.0, 3.0), torch.float32)
+            assert sitk.ProcessObject.GetGlobalDefaultNumberOfThreads() == 3
+        assert seen == [1, 1, 2, 2]
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+        torch.set_num_threads(threads)

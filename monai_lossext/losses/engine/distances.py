@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ParamSpec
 
 import numpy as np
@@ -290,6 +291,21 @@ def _slabs(x: Tensor, axis: int) -> Iterator[Tensor]:
         yield from torch.split(x, max(1, SLAB * x.shape[across] // x.numel()), across)
 
 
+@contextmanager
+def torchs_threads() -> Iterator[None]:
+    """Let ITK take no more threads than torch, which has one in a process that loads data: the others would wait for
+    cores that train.
+    """
+    from SimpleITK import ProcessObject
+
+    before = ProcessObject.GetGlobalDefaultNumberOfThreads()  # type: ignore[no-untyped-call]
+    ProcessObject.SetGlobalDefaultNumberOfThreads(min(before, torch.get_num_threads()))  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        ProcessObject.SetGlobalDefaultNumberOfThreads(before)  # type: ignore[no-untyped-call]
+
+
 def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) -> Tensor:
     import SimpleITK as sitk  # slow to load, and only these losses need it
 
@@ -299,7 +315,8 @@ def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) ->
     # ITK measures outside of its object to the object, and gives what is inside a negative sign.
     outside = sitk.GetImageFromArray(_bytes((~mask).contiguous()).numpy())
     outside.SetSpacing(sizes[::-1])  # type: ignore[no-untyped-call]
-    squares = sitk.SignedMaurerDistanceMap(outside, squaredDistance=True, useImageSpacing=not even)  # type: ignore[no-untyped-call]
+    with torchs_threads():
+        squares = sitk.SignedMaurerDistanceMap(outside, squaredDistance=True, useImageSpacing=not even)  # type: ignore[no-untyped-call]
     result = torch.empty(mask.shape, dtype=dtype, device="cpu")
     np.maximum(sitk.GetArrayViewFromImage(squares), 0, out=result.numpy())  # a view of squares, which lives on
     return result.sqrt_().mul_(sizes[0] if even else 1.0).reshape(shape)
