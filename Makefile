@@ -7,7 +7,7 @@ DATA ?= synthetic
 DEMO ?= demo
 JOBS ?= 2
 # Small networks on few cores: one thread a process, JOBS processes.
-PYTEST := OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # Phantoms are easy and small in number, real pictures take the bundle's whole training.
 ifeq ($(DATA),synthetic)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .distances import _sizes, outside_of_graphs, torchs_threads
+from .distances import _sizes, by_itk, outside_of_graphs
 
 MOST = torch.iinfo(torch.int16).max  # components of a class, which maps number in int16
 
@@ -58,8 +58,9 @@ def numbered(mask: Any, fully_connected: bool) -> Any:
 
     rows = mask[None] if mask.ndim == 1 else mask  # no picture has one dimension
     picture = sitk.GetImageFromArray(np.ascontiguousarray(rows).view(np.uint8))
-    with torchs_threads():
-        found = sitk.ConnectedComponent(picture, fully_connected)  # type: ignore[no-untyped-call]
+    connected = sitk.ConnectedComponentImageFilter()  # type: ignore[no-untyped-call]
+    connected.SetFullyConnected(fully_connected)  # type: ignore[no-untyped-call]
+    found = by_itk(connected, picture)
     numbers = sitk.GetArrayViewFromImage(found)
     most = int(numbers.max())
     if most > MOST:

@@ -6,8 +6,7 @@ import functools
 import importlib.util
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import torch
@@ -291,19 +290,13 @@ def _slabs(x: Tensor, axis: int) -> Iterator[Tensor]:
         yield from torch.split(x, max(1, SLAB * x.shape[across] // x.numel()), across)
 
 
-@contextmanager
-def torchs_threads() -> Iterator[None]:
-    """Let ITK take no more threads than torch, which has one in a process that loads data: the others would wait for
-    cores that train.
-    """
-    from SimpleITK import ProcessObject
+def by_itk(filter: Any, picture: Any) -> Any:
+    """Return what a filter of SimpleITK makes of a picture, in as many pieces at once as torch has threads.
 
-    before = ProcessObject.GetGlobalDefaultNumberOfThreads()  # type: ignore[no-untyped-call]
-    ProcessObject.SetGlobalDefaultNumberOfThreads(min(before, torch.get_num_threads()))  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        ProcessObject.SetGlobalDefaultNumberOfThreads(before)  # type: ignore[no-untyped-call]
+    That is one in a process that loads data, where others would wait for cores that train.
+    """
+    filter.SetNumberOfWorkUnits(torch.get_num_threads())
+    return filter.Execute(picture)
 
 
 def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) -> Tensor:
@@ -315,8 +308,10 @@ def _depth_by_itk(mask: Tensor, sizes: tuple[float, ...], dtype: torch.dtype) ->
     # ITK measures outside of its object to the object, and gives what is inside a negative sign.
     outside = sitk.GetImageFromArray(_bytes((~mask).contiguous()).numpy())
     outside.SetSpacing(sizes[::-1])  # type: ignore[no-untyped-call]
-    with torchs_threads():
-        squares = sitk.SignedMaurerDistanceMap(outside, squaredDistance=True, useImageSpacing=not even)  # type: ignore[no-untyped-call]
+    maurer = sitk.SignedMaurerDistanceMapImageFilter()  # type: ignore[no-untyped-call]
+    maurer.SetSquaredDistance(True)  # type: ignore[no-untyped-call]
+    maurer.SetUseImageSpacing(not even)  # type: ignore[no-untyped-call]
+    squares = by_itk(maurer, outside)
     result = torch.empty(mask.shape, dtype=dtype, device="cpu")
     np.maximum(sitk.GetArrayViewFromImage(squares), 0, out=result.numpy())  # a view of squares, which lives on
     return result.sqrt_().mul_(sizes[0] if even else 1.0).reshape(shape)
