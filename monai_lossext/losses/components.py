@@ -267,7 +267,7 @@ class SkeletonRecallLoss(OverlapOfPartsLoss):
 def raise_unless_of_label(parts: Tensor, reading: Reading, first: int) -> None:
     """Raise ValueError if components lie elsewhere than the classes: those of another label, or cropped alone."""
     masks, seen = class_masks(reading, first=first), visible(reading, first=first)
-    differs = masks != (parts > 0)
+    differs = masks != parts.clamp(min=0).to(torch.bool)  # many at once, unlike ``>``
     differs = differs if seen is None else differs & seen
     if reading.classes is not None:  # others are part of the background, of which the map does not know
         known = reading.classes.clone()

@@ -358,7 +358,7 @@ def one_hot(reading: Reading, exclusive: bool = False) -> Tensor:
     if target.dtype == torch.bool:
         target = _bytes(target) != 0  # whose bytes may be more than 1
     if not reading.labels and not exclusive:
-        return target if target.dtype == torch.bool else target > (0.5 if target.is_floating_point() else 0)
+        return target > 0.5 if target.is_floating_point() else target.to(torch.bool)  # many at once, unlike ``>``
     target = target.to(torch.uint8) if target.dtype == torch.bool else target
     label = target if reading.labels else target.argmax(1, keepdim=True)
     space = (1,) * (target.ndim - 2)

@@ -79,7 +79,7 @@ from .rows import (
 from .runtime import array_at, compiled, sums_over, take
 from .walk import scratch_in, stretch
 
-RUN = 16  # voxels that are added up at once, if all belong to one part
+RUN = 32  # voxels that are added up at once, if all belong to one part
 NEXT_TO_NOTHING = np.float32(1e-18)  # what other channels have together below it is taken anew from their logits
 
 
@@ -203,25 +203,9 @@ def read_parts(numbers: Numbers, b: int, c: int, v: int, n: int, t: Row) -> bool
     return of_one(t, 0, n)
 
 
-@sums_over
-def add_even(z: Row, n: int, inside: bool, entropy: Any, row: Any) -> None:
-    """Add n logits under a sigmoid to the one part that they belong to; ``entropy`` is None where it is not wanted."""
-    total = loss = ZERO
-    for i in range(n):
-        smaller = smaller_probability(z[i])
-        total += smaller if z[i] < ZERO else ONE - smaller
-        if entropy is not None:
-            near = log_of_ratio(smaller / (TWO - smaller))
-            wrong = -z[i] if inside else z[i]
-            loss += near + (wrong if wrong > ZERO else (ZERO if wrong <= ZERO else wrong))
-    row[0] += n
-    row[1] += total
-    row[2] += loss
-
-
 @compiled
 def write_sigmoid_rows(z: Row, t: Row, n: int, entropy: Any, p: Row, nll: Row) -> None:
-    """Write p of n logits and, where it is wanted, the cross-entropy."""
+    """Write p of n logits and, where it is wanted, the cross-entropy; ``entropy`` is None where it is not."""
     for i in range(n):
         smaller = smaller_probability(z[i])
         p[i] = smaller if z[i] < ZERO else ONE - smaller
@@ -232,94 +216,66 @@ def write_sigmoid_rows(z: Row, t: Row, n: int, entropy: Any, p: Row, nll: Row) -
 
 
 @compiled
-def add_runs(t: Row, p: Row, nll: Row, n: int, most: int, entropy: Any, table: Any) -> None:
-    """Add n voxels, none of which weighs other than 1, to their parts, run by run, and within a run two at a time."""
-    i = 0
-    while i < n:
-        last, first, total, loss, more, other = t[i], i, ZERO, ZERO, ZERO, ZERO
-        while i + 1 < n and (t[i] == last) & (t[i + 1] == last):
-            total += p[i]
-            more += p[i + 1]
-            if entropy is not None:
-                loss += nll[i]
-                other += nll[i + 1]
-            i += 2
-        if i < n and t[i] == last:
-            total += p[i]
-            if entropy is not None:
-                loss += nll[i]
-            i += 1
-        row = table[int(last) + most]
-        row[0] += i - first
-        row[1] += total + more
-        row[2] += loss + other
+def weigh(w: Row, x: Row, n: int, found: Row) -> None:
+    """Write n products with the weights."""
+    for i in range(n):
+        found[i] = w[i] * x[i]
 
 
 @compiled
-def add_sigmoid(z: Row, t: Row, n: int, even: bool, most: int, entropy: Any, nll: Row, p: Row, table: Any) -> None:
-    """Add n logits under a sigmoid, none of which weighs other than 1, to their parts."""
-    if even:
-        add_even(z, n, t[0] > ZERO, entropy, table[int(t[0]) + most])
-        return
-    whole = n // RUN * RUN
-    for start in range(0, whole, RUN):
-        x, part = z[start : start + RUN], t[start : start + RUN]
-        if of_one(part, 0, RUN):
-            add_even(x, RUN, part[0] > ZERO, entropy, table[int(part[0]) + most])
-        else:
-            write_sigmoid_rows(x, part, RUN, entropy, p, nll)
-            add_runs(part, p, nll, RUN, most, entropy, table)
-    if whole < n:
-        write_sigmoid_rows(z[whole:n], t[whole:n], n - whole, entropy, p, nll)
-        add_runs(t[whole:n], p, nll, n - whole, most, entropy, table)
+def weigh_losses(t: Row, w: Row, nll: Row, nll_not: Row, n: int, found: Row) -> None:
+    """Write the weighted cross-entropy of n voxels, given those inside and outside of the class."""
+    for i in range(n):
+        found[i] = w[i] * (nll[i] if t[i] > ZERO else nll_not[i])
 
 
 @sums_over
-def add_run(w: Row, x: Row, start: int, stop: int) -> Number:
-    """Return the weighted sum over a run of voxels."""
+def add_stretch(x: Row, start: int, stop: int) -> Number:
+    """Return the sum over a stretch of voxels."""
     found = ZERO
     for i in range(start, stop):
-        found += w[i] * x[i]
-    return found
-
-
-@sums_over
-def add_weights(w: Row, start: int, stop: int) -> Number:
-    """Return the weight of a run of voxels."""
-    found = ZERO
-    for i in range(start, stop):
-        found += w[i]
+        found += x[i]
     return found
 
 
 @compiled
-def add_parts(t: Row, w: Row, p: Row, nll: Row, nll_not: Row, n: int, most: int, entropy: bool, table: Any) -> None:
-    """Add n voxels to their parts' weights, probabilities and entropies."""
-    for start in range(0, n, RUN):
+def add_each(t: Row, w: Row, p: Row, nll: Row, start: int, stop: int, most: int, entropy: Any, table: Any) -> None:
+    """Add a stretch of voxels to its parts, of which there are several."""
+    last, size, total, loss = t[start], 0.0, 0.0, 0.0
+    for i in range(start, stop):
+        if t[i] != last:
+            row = table[int(last) + most]
+            row[0] += size
+            row[1] += total
+            row[2] += loss
+            last, size, total, loss = t[i], 0.0, 0.0, 0.0
+        size += w[i]
+        total += p[i]
+        if entropy is not None:
+            loss += nll[i]
+    row = table[int(last) + most]
+    row[0] += size
+    row[1] += total
+    row[2] += loss
+
+
+@compiled
+def add_parts(t: Row, w: Row, p: Row, nll: Row, n: int, most: int, entropy: Any, table: Any) -> None:
+    """Add n voxels to their parts' weights, weighted probabilities and weighted cross-entropies."""
+    start = 0
+    while start < n:
         stop = min(start + RUN, n)
         if of_one(t, start, stop):
+            while stop < n and t[stop] == t[start] and of_one(t, stop, min(stop + RUN, n)):
+                stop = min(stop + RUN, n)
             row = table[int(t[start]) + most]
-            row[0] += add_weights(w, start, stop)
-            row[1] += add_run(w, p, start, stop)
-            if entropy:
-                row[2] += add_run(w, nll if t[start] > ZERO else nll_not, start, stop)
-            continue
-        last, size, total, loss = t[start], 0.0, 0.0, 0.0
-        for i in range(start, stop):
-            if t[i] != last:
-                row = table[int(last) + most]
-                row[0] += size
-                row[1] += total
-                row[2] += loss
-                last, size, total, loss = t[i], 0.0, 0.0, 0.0
-            size += w[i]
-            total += w[i] * p[i]
-            if entropy:
-                loss += w[i] * (nll[i] if last > ZERO else nll_not[i])
-        row = table[int(last) + most]
-        row[0] += size
-        row[1] += total
-        row[2] += loss
+            row[0] += add_stretch(w, start, stop)
+            row[1] += add_stretch(p, start, stop)
+            if entropy is not None:
+                row[2] += add_stretch(nll, start, stop)
+        else:
+            add_each(t, w, p, nll, start, stop, most, entropy, table)
+        start = stop
 
 
 @compiled
@@ -341,13 +297,15 @@ def sums_of_block(numbers: Numbers, b: int, v: int, n: int, s: Any, tables: Any)
             nll_of_sigmoid(s[LOGITS], s[LOGITS + 3], s[LOGITS + 2], n, nll, nll_not)
     for c in range(first, channels):
         p = s[LOGITS + channels + c]
-        even = read_parts(numbers, b, c, v, n, s[T])
+        read_parts(numbers, b, c, v, n, s[T])
         if (activation == SIGMOID) & (numbers[WEIGHTS] == NO_WEIGHTS):
             z = logits_of(numbers, b, c, v, n, s)
             if entropy:
-                add_sigmoid(z, s[T], n, even, most, True, s[NLL], p, tables[c - first])
+                write_sigmoid_rows(z, s[T], n, True, p, nll)
+                add_parts(s[T], s[W], p, nll, n, most, True, tables[c - first])
             else:
-                add_sigmoid(z, s[T], n, even, most, None, s[NLL], p, tables[c - first])
+                write_sigmoid_rows(z, s[T], n, None, p, nll)
+                add_parts(s[T], s[W], p, nll, n, most, None, tables[c - first])
             continue
         if not joint:
             activate(numbers, b, c, v, n, s)
@@ -362,11 +320,14 @@ def sums_of_block(numbers: Numbers, b: int, v: int, n: int, s: Any, tables: Any)
                 before[i] += p[i]
             nll_of_softmax(s[LOGITS + c], s[HIGHEST], s[INVERSE], n, nll)
             nll_of_others(s, channels, c, n, s[T], q, nll_not)
-        w = read_weights(numbers, b, c, v, n, s)
-        if activation == PAIR and c == 0:
-            add_parts(s[T], w, p, nll_not, nll, n, most, entropy, tables[c - first])
-        else:
-            add_parts(s[T], w, p, nll, nll_not, n, most, entropy, tables[c - first])
+        w, weighed, losses = read_weights(numbers, b, c, v, n, s), s[SLOPE], s[RISE]
+        weigh(w, p, n, weighed)
+        if not entropy:
+            add_parts(s[T], w, weighed, losses, n, most, None, tables[c - first])
+            continue
+        swapped = (activation == PAIR) & (c == 0)
+        weigh_losses(s[T], w, nll_not if swapped else nll, nll if swapped else nll_not, n, losses)
+        add_parts(s[T], w, weighed, losses, n, most, True, tables[c - first])
 
 
 # ------------------------------------------------------------------------------------------------------------ gradient
