@@ -312,12 +312,15 @@ def oracle(
     return total if options.get("reduction") == "sum" else total / max(counted, 1)
 
 
-def oracle_gradient(name: str, options: dict[str, Any], z: Array, target: Array, *rest: Array | None) -> Array:
-    """Return the derivative of the summed oracle with respect to ``z`` by central differences of fourth order."""
-    step, gradient = 1e-4, np.zeros_like(z)
-    for index in np.ndindex(*z.shape):
+def oracle_slopes(
+    name: str, options: dict[str, Any], directions: Array, z: Array, target: Array, *rest: Array | None
+) -> Array:
+    """Return the derivatives of the summed oracle along ``directions`` (K, *z.shape), (K,), by central differences of
+    fourth order.
+    """
+    step, slopes = 1e-5, np.zeros(len(directions))
+    for k, direction in enumerate(directions):
         for multiple, factor in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
-            shifted = z.copy()
-            shifted[index] += multiple * step
-            gradient[index] += factor / (12 * step) * np.sum(oracle(name, options, shifted, target, *rest))
-    return gradient
+            shifted = z + multiple * step * direction
+            slopes[k] += factor / (12 * step) * np.sum(oracle(name, options, shifted, target, *rest))
+    return slopes
