@@ -22,7 +22,7 @@ from PIL import Image
 
 from monai_lossext.compare.check import plan_study
 from monai_lossext.compare.report import NO_OUTLINES, as_markdown, write_report
-from monai_lossext.compare.results import NO_METRICS, Results
+from monai_lossext.compare.results import NO_METRICS, Results, chosen
 from monai_lossext.compare.study_file import read_study_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,17 +58,17 @@ def report_of_scores(study_file: Path, scores: Path, dataset_dir: str, folder: P
     """Write the report of a study, of which a table of scores is left, into a folder; return its report.md."""
     study = plan_study(**{**read_study_file(study_file), "dataset_dir": dataset_dir, "output": folder}, check=False)
     cases = pd.read_csv(scores, dtype={"case": str}).assign(image="", label="", mask="")
-    metrics = [column for column in cases if column not in NO_METRICS]
+    metrics = chosen([column for column in cases if column not in NO_METRICS], study.metrics, study.primary)
     report = write_report(Results(study, cases, pd.DataFrame(), metrics, []))
     return report.with_suffix(".md").read_text(encoding="utf-8").replace(as_markdown(NO_OUTLINES) + "\n\n", "")
 
 
 def with_kept_sections(new: str, old: str) -> str:
     """Return a page with the sections of an old one that scores do not tell, and its date."""
-    told = {part.partition("\n")[0]: part for part in sections(new)[1:]}
-    head = DATE.sub(lambda _: DATE.findall(old)[0], sections(new)[0])
-    parts = [part if part.startswith(KEPT) else told[part.partition("\n")[0]] for part in sections(old)[1:]]
-    return "".join([head, *parts])
+    head, *told = (part for part in sections(new) if not part.startswith(KEPT))
+    others = iter(told)  # their headings name the primary metric, which may be another one now
+    parts = [part if part.startswith(KEPT) else next(others) for part in sections(old)[1:]]
+    return "".join([DATE.sub(lambda _: DATE.findall(old)[0], head), *parts, *others])
 
 
 def again(study_file: Path, name: str, dataset_dir: str, folder: Path) -> str:

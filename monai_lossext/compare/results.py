@@ -111,7 +111,7 @@ def read_results(study: Study, outcomes: list[Outcome]) -> Results:
     table = pd.concat(cases, ignore_index=True)
     found = [column for column in table if column not in NO_METRICS]
     metrics = [metric for metric in METRICS if metric in found] + [metric for metric in found if metric not in METRICS]
-    metrics = _chosen(metrics, study.metrics, study.primary)
+    metrics = chosen(metrics, study.metrics, study.primary)
     failed = [outcome for outcome in outcomes if outcome.error]
     return Results(study, table, pd.concat(histories, ignore_index=True), metrics, failed, stopped)
 
@@ -133,7 +133,12 @@ def _refuse_twins(tables: list[pd.DataFrame], primary: str) -> None:
         seen[digest] = run
 
 
-def _chosen(metrics: list[str], wanted: tuple[str, ...], primary: str) -> list[str]:
+def chosen(metrics: list[str], wanted: tuple[str, ...], primary: str) -> list[str]:
+    """Return those metrics of the scores that are wanted, all without a wish, and the primary one.
+
+    Raises:
+        StudyError: when the scores lack one that is wanted.
+    """
     for metric in wanted:
         if metric not in metrics:
             raise StudyError(f"--metrics: the scores have no {metric}; they have {', '.join(metrics)}")
