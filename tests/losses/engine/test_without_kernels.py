@@ -75,6 +75,41 @@ def told_by_a_process(
     return told
 
 
+NAMES = """
+import os
+import numba
+from monai_lossext.losses.engine.cpu import runtime
+
+def name():
+    @numba.njit
+    def function(x):
+        return x
+    function(1)
+    return function.overloads[function.signatures[0]].fndesc.mangled_name
+
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        break
+    os.waitpid(child, 0)
+print(name(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not kernels_available() or not hasattr(os, "fork"), reason="needs kernels and processes that fork")
+def test_no_two_processes_give_functions_the_same_name():
+    """Loops of several processes are kept in one folder and run in one process, which knows their functions by name."""
+    names = [
+        name
+        for _ in range(2)
+        for name in subprocess.run(
+            [sys.executable, "-c", NAMES], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout.split()
+    ]
+    assert len(set(names)) == len(names) == 6
+
+
 @pytest.mark.parametrize("where", ["import", "jit"])
 def test_numba_that_does_not_work_leaves_the_plain_way(tmp_path, where):
     if where == "import":

@@ -11,12 +11,14 @@ import ctypes
 import hashlib
 import logging
 import os
+import secrets
 import sys
 import warnings
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -26,6 +28,7 @@ import torch
 from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic, overload
@@ -64,6 +67,23 @@ def sums_over(function: Function) -> Function:
 
 
 # -------------------------------------------------------------------------------------------------- loops on the disk
+
+
+def name_apart() -> None:
+    """Let no other process give the functions that this one compiles the same names.
+
+    Numba tells functions of one name, as those that a closure makes for each type, by counting what a process compiles.
+    Two processes that keep their loops in one folder count the same numbers for different functions, and a third one that
+    runs loops of both takes the one for the other: wrong values without a word (seen with Numba 0.61).
+    """
+    if not isinstance(getattr(FunctionIdentity, "_unique_ids", None), count):
+        raise ImportError(f"Numba {numba.__version__} tells functions apart in a way that is not known here")
+    FunctionIdentity._unique_ids = count(secrets.randbits(62))
+
+
+name_apart()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=name_apart)
 
 
 class Locator(_CacheLocator):  # type: ignore[misc]
