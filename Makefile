@@ -3,11 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 NNUNET := $(VENV)-nnunet
+OLDEST := $(VENV)-oldest
 DATA ?= synthetic
 DEMO ?= demo
 JOBS ?= 2
 # Small networks on few cores: one thread a process, JOBS processes.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# What depends on other packages most.
+TESTS_OF_OLDEST := tests/data tests/transforms tests/scripts tests/advice tests/inspection tests/bundles/test_handlers.py \
+    tests/bundles/test_skin_lesion_runs.py tests/compare/test_report.py tests/compare/test_statistics.py \
+    tests/compare/test_conclusions.py $(addprefix tests/losses/,test_region.py test_voxel.py test_lovasz.py test_boundary.py \
+    test_compound.py test_components.py engine/test_targets.py engine/test_without_kernels.py)
 
 # Phantoms are easy and small in number, real pictures take the bundle's whole training.
 ifeq ($(DATA),synthetic)
@@ -17,7 +24,7 @@ else
 DEMO_OPTIONS := --section validation
 endif
 
-.PHONY: demo test lint format scripts configs bench bench-gpu pages docs package clean
+.PHONY: demo test test-oldest lint format scripts configs bench bench-gpu pages docs package clean
 
 demo: $(VENV)/.compare
 	$(BIN)/python -m monai_lossext compare --bundle bundles/skin_lesion_segmentation \
@@ -32,6 +39,10 @@ demo: $(VENV)/.compare
 
 test: $(VENV)/.dev lint
 	$(PYTEST)
+
+# The oldest versions that setup.cfg allows. Of old packages new ones warn, which is no error here.
+test-oldest: $(OLDEST)/.tests
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS) --dist worksteal -o filterwarnings=default $(TESTS_OF_OLDEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -79,7 +90,7 @@ package: $(VENV)/.dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) $(NNUNET) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
+	rm -rf $(VENV) $(NNUNET) $(OLDEST) docs/_build docs/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache $(DEMO)
 
 # nnU-Net brings some seventy packages that nothing else here needs.
 $(NNUNET)/.bench: setup.cfg pyproject.toml constraints.txt
@@ -98,3 +109,11 @@ $(VENV)/.dev: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.compare
+
+# pip's own settings may hold constraints of newer versions; uv does not read them.
+$(OLDEST)/.tests: setup.cfg constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	echo '*' > $(OLDEST)/.gitignore
+	$(OLDEST)/bin/python -m pip install -q uv==0.13.9
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python -c constraints-oldest.txt -e ".[compare,fast,skeletons,tests]"
+	touch $@

@@ -389,7 +389,7 @@ def test_kernels_equal_the_plain_way(cls, kind):
         loss = cases.make(cls, **SHARED[kind], **own)
         for rest in ((target,), (target, mask[:, :1]), (target, mask), ({"label": target, "classes": classes},)):
             for got, want in zip(*both_ways(loss, x, *rest), strict=True):
-                torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6 * want.abs().max().item())
+                torch.testing.assert_close(got, want, rtol=1e-6, atol=3e-6 * want.abs().max().item())
 
 
 def test_structure_takes_no_rounding_for_a_difference():

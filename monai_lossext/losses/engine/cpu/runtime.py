@@ -136,8 +136,9 @@ def cache_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def digest_of_sources() -> str:
-    """Return a digest of the sources of all loops and of the versions that compile them."""
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
+    """Return a digest of the sources of all loops, of the versions that compile them, and of the processor."""
+    compiler = [numba.__version__, np.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()]
+    digest = hashlib.sha256(" ".join(compiler).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
