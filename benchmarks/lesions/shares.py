@@ -5,8 +5,9 @@
 
 The first trains the losses of ``shares.yaml`` on phantoms of each fraction, one study a fraction, and goes on where
 it was stopped; further options are those of ``compare`` and hold for all of them. The second draws what is finished,
-and prints it as a table. Source of the question: Eelbode et al. 2020, who find that losses which are sensitive
-to the metric win at every ratio.
+prints it as a table and says which differences in Dice are shown within each fraction, over cases and trainings. It
+keeps the scores of all cases beside the figure, and draws from them again where the output folder is theirs. Source of
+the question: Eelbode et al. 2020, who find that losses which are sensitive to the metric win at every ratio.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from monai_lossext.compare.statistics import compare_pairs
+
 STUDY = Path(__file__).with_name("shares.yaml")
 FRACTIONS = (0.0005, 0.005, 0.05, 0.3)
+KEPT = "scores.csv.gz"
 SCORES = {"dice": "Dice coefficient", "lesion_f1": "lesion-wise F1"}
 
 
@@ -37,6 +41,8 @@ def train(output: Path, options: list[str]) -> int:
 
 def scores(output: Path) -> pd.DataFrame:
     """Return the scores of all cases of the studies that have a report, with the fraction."""
+    if (output / KEPT).exists():
+        return pd.read_csv(output / KEPT)
     tables = []
     for fraction in FRACTIONS:
         path = output / str(fraction) / "report" / "cases.csv"
@@ -57,9 +63,24 @@ def draw(cases: pd.DataFrame, path: Path) -> None:
             colour = f"C{number}"
             axes.plot(line.index, line, "-", color=colour, label=loss, linewidth=1.2)
             axes.plot(means.index.get_level_values("fraction"), means, "o", color=colour, markersize=3)
-        axes.set(xscale="log", xlabel="share of the volume that lesions have", ylabel=name, ylim=(0, 1))
+        axes.set(xscale="log", xlabel="share of the volume that lesions have (%)", ylabel=name, ylim=(0, 1))
+        axes.set_xticks(FRACTIONS, [f"{100 * fraction:g}" for fraction in FRACTIONS])
+        axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def shown(cases: pd.DataFrame) -> list[str]:
+    """Return, for each fraction and loss, which losses are shown to have a lower Dice coefficient."""
+    sentences = []
+    for fraction, rows in cases.groupby("fraction"):
+        pairs = compare_pairs(rows, "dice")
+        better = [pair for pair in pairs if pair.significant]
+        for loss in rows["loss"].unique():
+            if lower := [pair.worse for pair in better if pair.better == loss]:
+                sentences.append(f"{fraction}: {loss} above {', '.join(lower)}")
+        sentences.append(f"{fraction}: {len(pairs) - len(better)} of {len(pairs)} pairs without a shown difference")
+    return sentences
 
 
 def main() -> int:
@@ -72,8 +93,9 @@ def main() -> int:
         return train(given.output, options)
     cases = scores(given.output)
     draw(cases, given.figure)
+    cases.round(4).to_csv(given.figure.with_name(KEPT), index=False, compression={"method": "gzip", "mtime": 0})
     table = cases.groupby(["loss", "fraction"], sort=False)[list(SCORES)].mean().unstack("fraction")
-    print(table.round(3).to_string())
+    print(table.round(3).to_string(), *shown(cases), sep="\n")
     return 0
 
 
