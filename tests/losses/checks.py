@@ -49,7 +49,7 @@ def equals_oracle(
     name: str | None = None,
 ) -> None:
     """Assert that the value equals that of the numpy oracle of ``name`` (default: of the class), and that the gradient
-    equals its slopes along random directions, all voxels at once: differences of each voxel would take ten times as long.
+    equals its slopes along random directions, all voxels at once: differences of each voxel would take far longer.
     """
     name = name or cls.__name__
     options = cases.options_for(cls, **options)

@@ -72,9 +72,9 @@ def sums_over(function: Function) -> Function:
 def name_apart() -> None:
     """Let no other process give the functions that this one compiles the same names.
 
-    Numba tells functions of one name, as those that a closure makes for each type, by counting what a process compiles.
-    Two processes that keep their loops in one folder count the same numbers for different functions, and a third one that
-    runs loops of both takes the one for the other: wrong values without a word (seen with Numba 0.61).
+    Numba tells functions of one name, as those that a closure makes for each type, by counting what a process
+    compiles. Two processes that keep their loops in one folder count the same numbers for different functions, and a
+    third one that runs loops of both takes the one for the other: wrong values without a word (seen with Numba 0.61).
     """
     if not isinstance(getattr(FunctionIdentity, "_unique_ids", None), count):
         raise ImportError(f"Numba {numba.__version__} tells functions apart in a way that is not known here")
