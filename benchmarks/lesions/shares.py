@@ -67,7 +67,7 @@ def draw(cases: pd.DataFrame, path: Path) -> None:
         axes.set_xticks(FRACTIONS, [f"{100 * fraction:g}" for fraction in FRACTIONS])
         axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def shown(cases: pd.DataFrame) -> list[str]:
