@@ -102,17 +102,23 @@ def test_a_report_comes_into_the_docs_without_outlines_and_folders_of_this_machi
 def test_titles_tell_the_reports_apart():
     """In the site's sidebar and search."""
     titles = [page.read_text(encoding="utf-8").partition("\n")[0] for page in PAGES if page.parent.name == "reports"]
-    assert len(titles) == len(set(titles)) == 5
+    assert len(titles) == len(set(titles)) == 6
 
 
-def test_the_report_is_made_of_the_scores_that_are_kept(tmp_path, monkeypatch):
-    """By today's code: of five losses, whose scores stand beside the page."""
+@pytest.mark.parametrize(
+    ("study", "name", "data"),
+    [
+        ("isic2017/five_losses.yaml", "isic2017_five", "/data/ISIC2017_training"),
+        ("lesions/empty_patches.yaml", "lesion_empty_patches", "synthetic"),
+    ],
+)
+def test_the_report_is_made_of_the_scores_that_are_kept(tmp_path, monkeypatch, study, name, data):
+    """By today's code, of scores that stand beside the page."""
     monkeypatch.setattr(Picture, "png", lambda self: b"")
     monkeypatch.setattr(Picture, "svg", lambda self: b"")
     script = runpy.run_path(str(ROOT / "docs" / "report_page.py"))
-    study = ROOT / "benchmarks" / "isic2017" / "five_losses.yaml"
-    text = script["again"](study, "isic2017_five", "/data/ISIC2017_training", tmp_path)
-    page = (ROOT / "docs" / "reports" / "isic2017_five.md").read_text(encoding="utf-8")
+    text = script["again"](ROOT / "benchmarks" / study, name, data, tmp_path)
+    page = (ROOT / "docs" / "reports" / f"{name}.md").read_text(encoding="utf-8")
     assert page.startswith(text)
     assert page.removeprefix(text).strip().startswith("[The scores of all cases")
 
