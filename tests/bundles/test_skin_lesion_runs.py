@@ -126,6 +126,7 @@ def test_it_learns_on_real_pictures(run_bundle: Run, isic2017: Path, tmp_path: P
 
 @pytest.mark.filterwarnings("ignore:.*loader strategy is deprecated")  # of SQLAlchemy, to mlflow
 def test_mlflow_works_offline(run_bundle: Run, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
     run_bundle("train", output_dir=str(tmp_path), epochs=2, tracking="mlflow")
     with sqlite3.connect(tmp_path / "mlruns.db") as database:
         logged = database.execute("select key, step from metrics").fetchall()
