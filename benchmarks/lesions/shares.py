@@ -6,7 +6,7 @@
 The first trains the losses of ``shares.yaml`` on phantoms of each fraction, one study a fraction, and goes on where
 it was stopped; further options are those of ``compare`` and hold for all of them. The second draws what is finished,
 prints it as a table and says which differences in Dice are shown within each fraction, over cases and trainings. It
-keeps the scores of all cases beside the figure, and draws from them again where the output folder is theirs. Source of
+keeps the scores of all cases beside the figure, and draws from them where the output folder holds no study. Source of
 the question: Eelbode et al. 2020, who find that losses which are sensitive to the metric win at every ratio.
 """
 
@@ -41,13 +41,13 @@ def train(output: Path, options: list[str]) -> int:
 
 def scores(output: Path) -> pd.DataFrame:
     """Return the scores of all cases of the studies that have a report, with the fraction."""
-    if (output / KEPT).exists():
-        return pd.read_csv(output / KEPT)
     tables = []
     for fraction in FRACTIONS:
         path = output / str(fraction) / "report" / "cases.csv"
         if path.exists():
             tables.append(pd.read_csv(path).assign(fraction=fraction))
+    if not tables and (output / KEPT).exists():  # of studies that are gone; those that are there may have gone on
+        return pd.read_csv(output / KEPT)
     if not tables:
         raise SystemExit(f"--output: no study in {output} has a report yet")
     return pd.concat(tables)

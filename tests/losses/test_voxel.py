@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 
 import kornia
 import monai.losses
@@ -371,6 +372,10 @@ def both_ways(loss, x, *rest):
         return by_kernels, cases.value_and_gradient(loss, x, *rest)
 
 
+NUMBA = tuple(int(part) for part in version("numba").split(".")[:2])
+ROUNDING = 3e-6 if NUMBA < (0, 62) else 1e-6  # 0.61 rounds sums otherwise: 2e-6 of the largest were seen
+
+
 @VOXEL_LOSSES
 @pytest.mark.parametrize("kind", SHARED)
 def test_kernels_equal_the_plain_way(cls, kind):
@@ -389,7 +394,7 @@ def test_kernels_equal_the_plain_way(cls, kind):
         loss = cases.make(cls, **SHARED[kind], **own)
         for rest in ((target,), (target, mask[:, :1]), (target, mask), ({"label": target, "classes": classes},)):
             for got, want in zip(*both_ways(loss, x, *rest), strict=True):
-                torch.testing.assert_close(got, want, rtol=1e-6, atol=3e-6 * want.abs().max().item())
+                torch.testing.assert_close(got, want, rtol=1e-6, atol=ROUNDING * want.abs().max().item())
 
 
 def test_structure_takes_no_rounding_for_a_difference():
